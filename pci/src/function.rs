@@ -1,0 +1,22 @@
+//! A PCI function as its bus sees it.
+
+use devices::vdev::{Region, Vdev};
+
+/// A range that a function decodes now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// [`Region::Memory`] or [`Region::Port`].
+    pub space: Region,
+    /// First address or port.
+    pub base: u64,
+    /// Bytes.
+    pub len: u64,
+    /// The base address register that says so.
+    pub bar: u8,
+}
+
+/// A device with a configuration space: [`Region::PciConfig`] of its [`Vdev`].
+pub trait Function: Vdev {
+    /// The ranges that it decodes at this moment.
+    fn windows(&self) -> Vec<Window>;
+}

@@ -1,0 +1,109 @@
+//! The bus: finds the function that an access is meant for.
+//!
+//! The machine gives the root three ranges: ECAM ([`Region::PciConfig`], offsets from its start), the memory window and
+//! the port window (absolute addresses). A BAR that moves needs no change outside of this file.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use devices::vdev::{Access, Effect, Region, Vdev};
+use log::debug;
+
+use crate::config::touches_decode;
+use crate::function::{Function, Window};
+
+/// Bytes of ECAM for one bus: 32 slots of 8 functions of 4 KiB (PCI Express 3.0 §7.2.2).
+pub const ECAM_LEN: u64 = 1 << 20;
+
+/// Where a function sits on the bus: slot times 8 plus function number.
+pub type Address = u8;
+
+/// The bus and its functions.
+#[derive(Default)]
+pub struct Root {
+    functions: BTreeMap<Address, Arc<dyn Function>>,
+    /// What is decoded now. Swapped whole when a function's windows change.
+    decoded: RwLock<Vec<(Window, Arc<dyn Function>)>>,
+}
+
+impl Root {
+    /// Puts `function` at `address`, which must be free; `false` if it is not.
+    #[must_use]
+    pub fn attach(&mut self, address: Address, function: Arc<dyn Function>) -> bool {
+        let is_free = !self.functions.contains_key(&address);
+        if is_free {
+            self.functions.insert(address, function);
+        }
+        is_free
+    }
+
+    /// The first slot that has no function.
+    pub fn free_slot(&self) -> Option<u8> {
+        (0..32).find(|slot| !(0..8).any(|f| self.functions.contains_key(&(slot << 3 | f))))
+    }
+
+    /// Finds the function, and the offset in its configuration space, of an offset in ECAM.
+    fn configured(&self, offset: u64) -> Option<(&Arc<dyn Function>, Access)> {
+        let address = Address::try_from(offset >> 12).ok()?;
+        let access = Access { region: Region::PciConfig, offset: offset & 0xfff };
+        Some((self.functions.get(&address)?, access))
+    }
+
+    /// Finds the function, and the offset in its BAR, of an address. First come, first served where BARs overlap.
+    fn decode(&self, space: Region, address: u64) -> Option<(Arc<dyn Function>, Access)> {
+        let decoded = self.decoded.read().unwrap_or_else(PoisonError::into_inner);
+        decoded.iter().find_map(|(window, function)| {
+            let offset =
+                address.checked_sub(window.base).filter(|o| *o < window.len && window.space == space)?;
+            Some((Arc::clone(function), Access { region: Region::Bar(window.bar), offset }))
+        })
+    }
+
+    /// Asks every function anew what it decodes.
+    fn refresh(&self) {
+        let mut decoded = self.decoded.write().unwrap_or_else(PoisonError::into_inner);
+        let functions = self.functions.values();
+        *decoded = functions.flat_map(|f| f.windows().into_iter().map(|w| (w, Arc::clone(f)))).collect();
+        debug!("pci: {:x?}", decoded.iter().map(|(w, f)| (f.name(), w)).collect::<Vec<_>>());
+    }
+}
+
+impl Vdev for Root {
+    fn name(&self) -> &str {
+        "pci"
+    }
+
+    fn vread(&self, at: Access, data: &mut [u8]) {
+        match at.region {
+            Region::PciConfig => {
+                if let Some((function, access)) = self.configured(at.offset) {
+                    function.vread(access, data);
+                }
+            }
+            Region::Memory | Region::Port => {
+                if let Some((function, access)) = self.decode(at.region, at.offset) {
+                    function.vread(access, data);
+                }
+            }
+            Region::Bar(_) => {}
+        }
+    }
+
+    fn vwrite(&self, at: Access, data: &[u8]) -> Effect {
+        match at.region {
+            Region::PciConfig => {
+                let Some((function, access)) = self.configured(at.offset) else { return Effect::None };
+                let effect = function.vwrite(access, data);
+                if touches_decode(access.offset, data.len()) {
+                    self.refresh();
+                }
+                effect
+            }
+            Region::Memory | Region::Port => match self.decode(at.region, at.offset) {
+                Some((function, access)) => function.vwrite(access, data),
+                None => Effect::None,
+            },
+            Region::Bar(_) => Effect::None,
+        }
+    }
+}
