@@ -1,0 +1,179 @@
+//! The files that a guest is booted from: opened and measured once, read straight into guest memory once.
+
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
+
+use crate::{Error, Result};
+
+/// A regular file of known length.
+#[derive(Debug)]
+pub(crate) struct Input {
+    path: PathBuf,
+    file: File,
+    length: u64,
+}
+
+impl Input {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(|source| file_error("open", path, source))?;
+        Self::read(file, path)
+    }
+
+    pub(crate) fn read(file: File, path: &Path) -> Result<Self> {
+        let metadata = file.metadata().map_err(|source| file_error("read", path, source))?;
+        if !metadata.is_file() {
+            return Err(Error::NotRegular { path: path.to_owned() });
+        }
+        Ok(Self { path: path.to_owned(), file, length: metadata.len() })
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.path.clone()
+    }
+
+    pub(crate) fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// The first bytes of the file, as many as there are of `N`; the rest is zero.
+    pub(crate) fn head<const N: usize>(&self) -> Result<[u8; N]> {
+        let mut head = [0; N];
+        let known = usize::try_from(self.length).unwrap_or(N).min(N);
+        if let Some(part) = head.get_mut(..known) {
+            self.file.read_exact_at(part, 0).map_err(|source| file_error("read", &self.path, source))?;
+        }
+        Ok(head)
+    }
+
+    /// Reads `length` bytes at `offset` of the file into guest memory at `address`, without a copy in
+    /// between.
+    pub(crate) fn load(
+        &self,
+        offset: u64,
+        length: u64,
+        memory: &GuestMemoryMmap,
+        address: u64,
+    ) -> Result<()> {
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(offset)).map_err(|source| file_error("read", &self.path, source))?;
+        let mut done: u64 = 0;
+        while done < length {
+            let at = GuestAddress(address.saturating_add(done));
+            let count = usize::try_from(length.saturating_sub(done)).unwrap_or(usize::MAX);
+            match memory.read_volatile_from(at, &mut file, count) {
+                Ok(0) => {
+                    return Err(Error::Truncated {
+                        path: self.path.clone(),
+                        expected: offset.saturating_add(length),
+                        actual: offset.saturating_add(done),
+                    });
+                }
+                Ok(read) => done = done.saturating_add(u64::try_from(read).unwrap_or(u64::MAX)),
+                Err(GuestMemoryError::IOError(cause)) if cause.kind() == io::ErrorKind::Interrupted => {}
+                Err(GuestMemoryError::IOError(cause)) => return Err(file_error("read", &self.path, cause)),
+                Err(source) => return Err(Error::Memory { what: "a file", address: at.0, source }),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn file_error(attempt: &'static str, path: &Path, source: io::Error) -> Error {
+    Error::File { attempt, path: path.to_owned(), source }
+}
+
+/// An initial ramdisk: any file, its content is the kernel's business.
+#[derive(Debug)]
+pub struct Initrd(pub(crate) Input);
+
+impl Initrd {
+    /// Opens the file at `path`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`] if the host refuses, [`Error::NotRegular`] and [`Error::EmptyInitrd`] as they say.
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::new(Input::open(path)?)
+    }
+
+    /// Takes a file that is open already; `path` is its name in errors.
+    ///
+    /// # Errors
+    ///
+    /// As [`Initrd::open`].
+    pub fn read(file: File, path: &Path) -> Result<Self> {
+        Self::new(Input::read(file, path)?)
+    }
+
+    fn new(input: Input) -> Result<Self> {
+        match input.length() {
+            0 => Err(Error::EmptyInitrd { path: input.path() }),
+            _ => Ok(Self(input)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vmm_sys_util::tempfile::TempFile;
+
+    fn memory() -> GuestMemoryMmap {
+        GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x4000)]).unwrap()
+    }
+
+    fn file(bytes: &[u8]) -> TempFile {
+        let file = TempFile::new().unwrap();
+        file.as_file().write_all_at(bytes, 0).unwrap();
+        file
+    }
+
+    #[test]
+    fn a_part_of_a_file_arrives_at_its_address_and_nowhere_else() {
+        let (file, memory) = (file(b"0123456789"), memory());
+        Input::open(file.as_path()).unwrap().load(2, 5, &memory, 0x1000).unwrap();
+        let mut seen = [0; 7];
+        memory.read_slice(&mut seen, GuestAddress(0xfff)).unwrap();
+        assert_eq!(&seen, b"\x0023456\0");
+    }
+
+    #[test]
+    fn a_file_that_shrank_after_it_was_opened_is_truncated() {
+        let file = file(b"0123456789");
+        let input = Input::open(file.as_path()).unwrap();
+        file.as_file().set_len(4).unwrap();
+        let error = input.load(0, 10, &memory(), 0).unwrap_err();
+        assert!(matches!(error, Error::Truncated { expected: 10, actual: 4, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_load_outside_guest_memory_is_an_error() {
+        let file = file(&[1; 64]);
+        let error = Input::open(file.as_path()).unwrap().load(0, 64, &memory(), u64::MAX).unwrap_err();
+        assert!(matches!(error, Error::Memory { .. }), "{error}");
+    }
+
+    #[test]
+    fn the_head_of_a_short_file_ends_in_zeros() {
+        let file = file(b"ab");
+        assert_eq!(&Input::open(file.as_path()).unwrap().head::<4>().unwrap(), b"ab\0\0");
+    }
+
+    #[test]
+    fn a_missing_file_is_named_in_the_error() {
+        let error = Initrd::open(Path::new("/does/not/exist")).unwrap_err();
+        assert_eq!(error.to_string(), "cannot open /does/not/exist");
+        assert!(std::error::Error::source(&error).is_some());
+    }
+
+    #[test]
+    fn an_initrd_is_a_regular_file_with_bytes_in_it() {
+        assert!(matches!(Initrd::open(Path::new("/")).unwrap_err(), Error::NotRegular { .. }));
+        assert!(matches!(Initrd::open(file(b"").as_path()).unwrap_err(), Error::EmptyInitrd { .. }));
+        assert_eq!(Initrd::open(file(b"abc").as_path()).unwrap().0.length(), 3);
+    }
+}
