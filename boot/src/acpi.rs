@@ -17,8 +17,6 @@ use acpi_tables::Aml;
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::xsdt::XSDT;
 
-pub use dsdt::serial_port;
-
 use crate::layout::ACPI;
 use crate::{Error, Result};
 
@@ -30,18 +28,6 @@ const OEM_TABLE_ID: [u8; 8] = *b"MOTE-VMM";
 const OEM_REVISION: u32 = 1;
 /// Where a table may start. The RSDP must lie on such a boundary (ACPI 6.5, 5.2.5.1).
 const ALIGNMENT: usize = 16;
-
-/// The value of SLP_TYP for S5, as `\_S5` gives it to the guest (ACPI 6.5, 7.4.2.6).
-const S5_SLEEP_TYPE: u8 = 5;
-/// SLP_EN of the sleep control register (ACPI 6.5, 4.8.3.7).
-const SLEEP_ENABLE: u8 = 1 << 5;
-
-/// What a guest that powers off writes to the sleep control register: SLP_EN, and SLP_TYP of S5 in bits 2 to
-/// 4. Before that, it writes [`WAKE_STATUS`] to the sleep status register, which then may read as anything.
-pub const POWER_OFF: u8 = S5_SLEEP_TYPE << 2 | SLEEP_ENABLE;
-
-/// WAK_STS of the sleep status register (ACPI 6.5, 4.8.3.7), written to be cleared.
-pub const WAKE_STATUS: u8 = 1 << 7;
 
 /// Everything that the tables tell. Addresses are guest physical.
 #[derive(Clone, Debug)]
@@ -61,7 +47,7 @@ pub struct Machine {
     pub power_button: Option<u32>,
     /// Which parts of the old PC there are.
     pub legacy: Legacy,
-    /// AML of further devices, each whole and in the scope `\_SB`; see [`serial_port`].
+    /// AML of further devices, each whole and in the scope `\_SB`.
     pub parts: Vec<Vec<u8>>,
 }
 
@@ -81,9 +67,9 @@ pub struct IoApic {
 /// A window is what functions' BARs may occupy; all of them lie outside RAM and outside ECAM.
 #[derive(Clone, Debug)]
 pub struct PciHost {
-    /// Where the configuration space of bus 0 is; each bus has 1 MiB. Reserve the same range in e820 too:
+    /// Where the configuration space of bus 0 is, if it is in memory; each bus has 1 MiB. Reserve the same range in e820 too:
     /// some kernels want to see both.
-    pub ecam: u32,
+    pub ecam: Option<u32>,
     /// The last bus, 0 if there is but one. No more than there are, or the guest looks for functions on each.
     pub last_bus: u8,
     /// Memory below 4 GiB.
@@ -113,8 +99,10 @@ pub struct Route {
 /// The I/O ports behind power-off and reset, a byte each.
 #[derive(Clone, Copy, Debug)]
 pub struct Power {
-    /// The sleep control register (ACPI 6.5, 4.8.3.7); see [`POWER_OFF`].
+    /// The sleep control register (ACPI 6.5, 4.8.3.7).
     pub sleep_control: u16,
+    /// The value of its SLP_TYP field that means S5, soft off; `\_S5` gives it to the guest (ACPI 6.5, 7.4.2.6).
+    pub sleep_type_off: u8,
     /// The sleep status register (ACPI 6.5, 4.8.3.7).
     pub sleep_status: u16,
     /// The reset register (ACPI 6.5, 4.8.3.6).
@@ -182,7 +170,8 @@ pub fn tables(machine: &Machine) -> Result<Tables> {
     let mut tables = Tables { bytes: Vec::new(), rsdp: 0 };
     let dsdt = tables.place(&dsdt::dsdt(machine));
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
-    for table in [fixed::fadt(machine, dsdt), fixed::madt(machine), fixed::mcfg(&machine.pci)] {
+    let mcfg = machine.pci.ecam.map(|ecam| fixed::mcfg(ecam, machine.pci.last_bus));
+    for table in [fixed::fadt(machine, dsdt), fixed::madt(machine)].into_iter().chain(mcfg) {
         xsdt.add_entry(tables.place(&table));
     }
     let xsdt = tables.place(&bytes(&xsdt));
@@ -203,7 +192,9 @@ fn bytes(table: &dyn Aml) -> Vec<u8> {
 fn check(machine: &Machine) -> Result<()> {
     const FOUR_GIB: u64 = 1 << 32;
     let PciHost { ecam, last_bus, memory, memory_above_4g, io, routes } = &machine.pci;
-    let ecam = u64::from(*ecam)..u64::from(*ecam).saturating_add(ecam_size(*last_bus).into());
+    let ecam =
+        ecam.map(|start| u64::from(start)..u64::from(start).saturating_add(ecam_size(*last_bus).into()));
+    let ecam = ecam.unwrap_or(0..0);
     let meets_ecam = |window: &Range<u64>| window.start < ecam.end && ecam.start < window.end;
     let is_window =
         |window: &Range<u64>, end: u64| window.start > 0 && !window.is_empty() && window.end <= end;

@@ -19,6 +19,7 @@ pub(crate) const KIND: Kind = Kind {
     name: "virtio-console",
     about: "the guest's hvc0 on standard input and output",
     options: &[],
+    is_virtio: true,
     build,
 };
 

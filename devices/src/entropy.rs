@@ -9,8 +9,13 @@ use crate::virtio::{Desc, Doorbell, Next, QueueDesc, VirtioDevice, Wake};
 use crate::{Built, Context, Error, Kind};
 
 /// The row of the table of vdevs.
-pub(crate) const KIND: Kind =
-    Kind { name: "virtio-entropy", about: "random bytes for the guest's /dev/hwrng", options: &[], build };
+pub(crate) const KIND: Kind = Kind {
+    name: "virtio-entropy",
+    about: "random bytes for the guest's /dev/hwrng",
+    options: &[],
+    is_virtio: true,
+    build,
+};
 
 /// The host's generator: never empty, and a read of it never waits once the host has booted.
 const SOURCE: &str = "/dev/urandom";

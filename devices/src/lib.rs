@@ -54,11 +54,36 @@ pub struct Kind {
     pub name: &'static str,
     /// What it is for, in a few words.
     pub about: &'static str,
-    /// Its options.
+    /// Its own options; see [`Kind::all_options`].
     pub options: &'static [OptionHelp],
+    /// Whether it is a virtio device, and takes [`VIRTIO_OPTIONS`] too.
+    pub is_virtio: bool,
     /// Makes one.
     pub build: fn(&Options, &Context<'_>) -> Result<Built, Error>,
 }
+
+impl Kind {
+    /// Its own options, and those of its family.
+    pub fn all_options(&self) -> impl Iterator<Item = &'static OptionHelp> {
+        let family = if self.is_virtio { VIRTIO_OPTIONS } else { &[] };
+        self.options.iter().chain(family)
+    }
+}
+
+/// The options that every virtio vdev takes.
+pub const VIRTIO_OPTIONS: &[OptionHelp] = &[
+    OptionHelp {
+        name: "loc",
+        value: "pci:BUS:DEVICE.FUNCTION",
+        about: "its place on the PCI bus (default: the next slot)",
+    },
+    OptionHelp { name: "legacy", value: "", about: "present the 0.9.5 interface alone, for old drivers" },
+    OptionHelp {
+        name: "transitional",
+        value: "",
+        about: "present the 0.9.5 interface beside the modern one",
+    },
+];
 
 /// What help says of one option.
 #[derive(Clone, Copy, Debug)]

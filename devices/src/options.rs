@@ -56,7 +56,7 @@ impl FromStr for Options {
                     Some((name, value)) => (name, Some(value.to_owned())),
                     None => (word, None),
                 };
-                match kind.options.iter().any(|o| o.name == name) {
+                match kind.all_options().any(|o| o.name == name) {
                     true => Ok((name.to_owned(), value)),
                     false => Err(OptionError::UnknownOption { vdev: kind.name.into(), option: name.into() }),
                 }
@@ -67,6 +67,11 @@ impl FromStr for Options {
 }
 
 impl Options {
+    /// Whether an option of that name was given.
+    pub fn has(&self, name: &str) -> bool {
+        self.options.iter().any(|(n, _)| n == name)
+    }
+
     /// The value of the last option of that name.
     pub fn value(&self, name: &str) -> Option<&str> {
         self.options.iter().rev().find(|(n, _)| n == name).and_then(|(_, v)| v.as_deref())

@@ -23,6 +23,7 @@ pub(crate) const KIND: Kind = Kind {
     name: "ser8250",
     about: "the serial port ttyS0 on standard input and output",
     options: &[],
+    is_virtio: false,
     build,
 };
 

@@ -52,4 +52,8 @@ impl Function for Bridge {
     fn windows(&self) -> Vec<Window> {
         Vec::new()
     }
+
+    fn set_multi_function(&self) {
+        lock(&self.config).set_multi_function();
+    }
 }

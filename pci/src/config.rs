@@ -14,6 +14,7 @@ mod header {
     pub const REVISION: usize = 0x08;
     pub const CLASS: usize = 0x0a;
     pub const CACHE_LINE: usize = 0x0c;
+    pub const TYPE: usize = 0x0e;
     pub const BAR: usize = 0x10;
     pub const SUBSYSTEM_VENDOR: usize = 0x2c;
     pub const SUBSYSTEM: usize = 0x2e;
@@ -161,6 +162,11 @@ impl ConfigSpace {
     pub fn place_bar(&mut self, index: u8, base: u32) {
         let flags = self.bar_word(index) & 3;
         self.put(bar_offset(index), &(base | flags).to_le_bytes());
+    }
+
+    /// The slot has several functions (PCI 3.0 §6.2.1, header type bit 7).
+    pub fn set_multi_function(&mut self) {
+        self.put(header::TYPE, &[0x80]);
     }
 
     /// The base address registers that there are.

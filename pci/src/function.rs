@@ -19,4 +19,7 @@ pub struct Window {
 pub trait Function: Vdev {
     /// The ranges that it decodes at this moment.
     fn windows(&self) -> Vec<Window>;
+
+    /// The slot has other functions too, which the header type of function 0 has to tell.
+    fn set_multi_function(&self);
 }

@@ -22,6 +22,7 @@ pub mod function;
 pub mod host;
 pub mod line;
 pub mod msix;
+pub mod ports;
 pub mod root;
 pub mod virtio;
 

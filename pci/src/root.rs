@@ -37,6 +37,19 @@ impl Root {
         is_free
     }
 
+    /// Looks whether guests will find every function, and tells the slots with several.
+    ///
+    /// # Errors
+    ///
+    /// A slot with functions but without function 0, where no guest looks further (PCI 3.0 §6.1).
+    pub fn check(&self) -> Result<(), u8> {
+        for address in self.functions.keys().filter(|address| *address & 7 != 0) {
+            let first = self.functions.get(&(address & !7)).ok_or(address >> 3)?;
+            first.set_multi_function();
+        }
+        Ok(())
+    }
+
     /// The first slot that has no function.
     pub fn free_slot(&self) -> Option<u8> {
         (0..32).find(|slot| !(0..8).any(|f| self.functions.contains_key(&(slot << 3 | f))))

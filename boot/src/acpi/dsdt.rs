@@ -12,13 +12,13 @@
 use std::ops::Range;
 
 use acpi_tables::aml::{
-    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Method, Name,
-    Notify, Package, PackageBuilder, Path, ResourceTemplate, Scope,
+    AddressSpace, AddressSpaceCacheable, Device, EISAName, Interrupt, Memory32Fixed, Method, Name, Notify,
+    Package, PackageBuilder, Path, ResourceTemplate, Scope,
 };
 use acpi_tables::sdt::Sdt;
 use acpi_tables::{Aml, AmlSink};
 
-use super::{Machine, OEM_ID, OEM_REVISION, OEM_TABLE_ID, PciHost, S5_SLEEP_TYPE, bytes, ecam_size};
+use super::{Machine, OEM_ID, OEM_REVISION, OEM_TABLE_ID, PciHost, bytes, ecam_size};
 
 /// From this revision on, the interpreter's integers have 64 bits (ACPI 6.5, 5.2.11.1).
 const DSDT_REVISION: u8 = 2;
@@ -39,13 +39,15 @@ impl Aml for Raw<'_> {
 /// The DSDT (ACPI 6.5, 5.2.11.1).
 pub(super) fn dsdt(machine: &Machine) -> Vec<u8> {
     let mut devices = host_bridge(&machine.pci);
-    devices.extend(ecam(&machine.pci));
+    if let Some(start) = machine.pci.ecam {
+        devices.extend(ecam(start, machine.pci.last_bus));
+    }
     if let Some(gsi) = machine.power_button {
         devices.extend(power_button(gsi));
     }
     devices.extend(machine.parts.iter().flatten());
 
-    let sleep = Package::new(vec![&S5_SLEEP_TYPE, &0u8, &0u8, &0u8]);
+    let sleep = Package::new(vec![&machine.power.sleep_type_off, &0u8, &0u8, &0u8]);
     let mut dsdt = Sdt::new(*b"DSDT", SDT_HEADER, DSDT_REVISION, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     dsdt.append_slice(&bytes(&Name::new(Path::new("_S5_"), &sleep)));
     dsdt.append_slice(&bytes(&Scope::new(Path::new("_SB_"), vec![&Raw(&devices)])));
@@ -104,9 +106,8 @@ fn routes(pci: &PciHost) -> PackageBuilder {
 }
 
 /// The configuration window, reserved exactly (PCI Firmware 3.3, 4.1.2, asks for a motherboard resource).
-fn ecam(pci: &PciHost) -> Vec<u8> {
-    let (start, size) = (pci.ecam, ecam_size(pci.last_bus));
-    let window = Memory32Fixed::new(true, start, size);
+fn ecam(start: u32, last_bus: u8) -> Vec<u8> {
+    let window = Memory32Fixed::new(true, start, ecam_size(last_bus));
     device(
         "ECAM",
         &[
@@ -133,25 +134,6 @@ fn power_button(gsi: u32) -> Vec<u8> {
         ],
     );
     [button, event].concat()
-}
-
-/// The AML of a 16550 serial port, for [`Machine::parts`]: its eight I/O ports from `base` on, its interrupt
-/// `gsi` (edge, active high, shared with nobody), and `uid`, which tells several of them apart.
-///
-/// Linux finds its first four by their well-known ports too; from here it learns that the interrupt is real.
-#[must_use]
-pub fn serial_port(uid: u8, base: u16, gsi: u32) -> Vec<u8> {
-    const SERIAL_PORTS: u8 = 8;
-    let ports = IO::new(base, base, 1, SERIAL_PORTS);
-    let digit = char::from_digit(u32::from(uid) & 0xf, 16).unwrap_or('0').to_ascii_uppercase();
-    device(
-        &format!("COM{digit}"),
-        &[
-            &name("_HID", &EISAName::new("PNP0501")),
-            &name("_UID", &uid),
-            &name("_CRS", &ResourceTemplate::new(vec![&ports, &edge(gsi)])),
-        ],
-    )
 }
 
 fn device(path: &str, children: &[&dyn Aml]) -> Vec<u8> {

@@ -7,7 +7,7 @@ use acpi_tables::madt::{EnabledStatus, IoApic, ProcessorLocalApic};
 use acpi_tables::mcfg::MCFG;
 use acpi_tables::sdt::Sdt;
 
-use super::{Legacy, Machine, OEM_ID, OEM_REVISION, OEM_TABLE_ID, PciHost, bytes};
+use super::{Legacy, Machine, OEM_ID, OEM_REVISION, OEM_TABLE_ID, bytes};
 
 /// IAPC_BOOT_ARCH (ACPI 6.5, table 5.11).
 mod boot_arch {
@@ -97,8 +97,8 @@ fn x2apic_nmi() -> [u8; 12] {
 }
 
 /// The MCFG (PCI Firmware 3.3, 4.1.2).
-pub(super) fn mcfg(pci: &PciHost) -> Vec<u8> {
+pub(super) fn mcfg(ecam: u32, last_bus: u8) -> Vec<u8> {
     let mut mcfg = MCFG::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
-    mcfg.add_ecam(pci.ecam.into(), 0, 0, pci.last_bus);
+    mcfg.add_ecam(ecam.into(), 0, 0, last_bus);
     bytes(&mcfg)
 }

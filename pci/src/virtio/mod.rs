@@ -413,4 +413,8 @@ impl Function for VirtioFunction {
     fn windows(&self) -> Vec<Window> {
         lock(&self.config).space.windows()
     }
+
+    fn set_multi_function(&self) {
+        lock(&self.config).space.set_multi_function();
+    }
 }

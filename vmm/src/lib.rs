@@ -1,0 +1,20 @@
+//! The runner of mote: configuration, assembly, guest memory, vCPUs, and all that is done with KVM.
+//!
+//! Read [`vm`] first: it puts a machine together from top to bottom and names every step.
+
+#![deny(unsafe_code)]
+
+mod board;
+pub mod bus;
+pub mod cli;
+pub mod config;
+pub mod cpu;
+pub mod cpuid;
+pub mod kvm;
+pub mod layout;
+pub mod log;
+pub mod memory;
+pub mod signals;
+pub mod terminal;
+pub mod vcpu;
+pub mod vm;

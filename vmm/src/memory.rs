@@ -1,0 +1,207 @@
+//! Guest RAM: host memory at addresses that let the host and the processor use 2 MiB pages for it.
+
+use std::io;
+use std::ptr;
+
+use rustix::mm::{self, Advice, MapFlags, ProtFlags};
+use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap};
+
+use crate::kvm::Error;
+use crate::layout::{self, MIB};
+
+/// The least RAM that a guest gets: what a distribution's kernel needs to reach its init.
+pub const LEAST: u64 = 64 * MIB;
+/// What the size of RAM is a multiple of: a large page, so that all of it can be made of large pages.
+pub const UNIT: u64 = 2 * MIB;
+
+/// The host pages that RAM is made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pages {
+    /// Large pages where the host has them at hand when the guest first touches one, small ones elsewhere.
+    #[default]
+    Transparent,
+    /// What the host does by default.
+    Plain,
+    /// Large pages from the host's reserve (`vm.nr_hugepages`), all of them set aside at once.
+    Reserved,
+}
+
+/// The guest's RAM, mapped for as long as the process lives.
+///
+/// The mapping is never undone: KVM's slots, the devices' workers and every clone of [`Ram::guest`] stay valid without
+/// anyone counting, and the process ends with its guest. It costs nothing before the guest touches it.
+#[derive(Clone, Debug)]
+pub struct Ram {
+    guest: GuestMemoryMmap,
+}
+
+impl Ram {
+    /// Maps `size` bytes, below and above the hole as [`layout::ram`] places them. Nothing is touched yet unless
+    /// `is_prefaulted` asks for every page at once.
+    ///
+    /// # Errors
+    ///
+    /// A size that no guest can have ([`Error::MemorySize`]), or that the host refuses ([`Error::Memory`]).
+    pub fn new(size: u64, pages: Pages, is_prefaulted: bool) -> Result<Self, Error> {
+        if size < LEAST || !size.is_multiple_of(UNIT) {
+            return Err(Error::MemorySize { size });
+        }
+        let refused = |source| Error::Memory { size, pages, source };
+        let regions = layout::ram(size)
+            .into_iter()
+            .map(|range| {
+                let length =
+                    usize::try_from(range.end - range.start).map_err(|_| io::ErrorKind::OutOfMemory)?;
+                region(range.start, length, pages, is_prefaulted)
+            })
+            .collect::<Result<Vec<_>, io::Error>>()
+            .map_err(refused)?;
+        let guest = GuestMemoryMmap::from_regions(regions).map_err(io::Error::other).map_err(refused)?;
+        Ok(Self { guest })
+    }
+
+    /// The RAM by guest-physical addresses.
+    #[must_use]
+    pub fn guest(&self) -> &GuestMemoryMmap {
+        &self.guest
+    }
+}
+
+/// The RAM of `length` bytes at the guest's address `start`.
+fn region(start: u64, length: usize, pages: Pages, is_prefaulted: bool) -> io::Result<GuestRegionMmap> {
+    let address = map(length, pages)?;
+    advise(address, length, pages, is_prefaulted)?;
+    let builder = MmapRegionBuilder::<()>::new(length);
+    #[expect(unsafe_code, reason = "vm-memory cannot know who mapped what it is handed")]
+    // SAFETY: `map` mapped exactly these bytes readable and writable, and nothing ever unmaps them.
+    let builder = unsafe { builder.with_raw_mmap_pointer(address.cast()) };
+    let region = builder
+        .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+        .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS)
+        .build()
+        .map_err(io::Error::other)?;
+    GuestRegionMmap::new(region, GuestAddress(start)).ok_or_else(|| io::ErrorKind::InvalidInput.into())
+}
+
+/// Maps `length` bytes of private memory at a multiple of [`UNIT`]. Every range of [`layout::ram`] starts at such a
+/// multiple too, so host and guest address agree modulo [`UNIT`], and a large page of the one is a large page of the
+/// other.
+fn map(length: usize, pages: Pages) -> io::Result<*mut libc::c_void> {
+    const UNIT: usize = self::UNIT as usize;
+    // Most kernels since 6.7 align a large mapping by themselves, and reserved large pages can't be elsewhere.
+    let address = map_anywhere(length, pages)?;
+    if address.addr().is_multiple_of(UNIT) {
+        return Ok(address);
+    }
+    unmap(address, length)?;
+    // Else map more, and give back what sticks out on both sides.
+    let address = map_anywhere(length.checked_add(UNIT).ok_or(io::ErrorKind::OutOfMemory)?, pages)?;
+    let before = address.addr().next_multiple_of(UNIT) - address.addr();
+    let aligned = address.wrapping_byte_add(before);
+    unmap(address, before)?;
+    unmap(aligned.wrapping_byte_add(length), UNIT - before)?;
+    Ok(aligned)
+}
+
+fn map_anywhere(length: usize, pages: Pages) -> io::Result<*mut libc::c_void> {
+    let flags = MapFlags::PRIVATE
+        | match pages {
+            Pages::Transparent | Pages::Plain => MapFlags::NORESERVE,
+            // Without a reservation a lack of large pages would be a SIGBUS under the guest.
+            Pages::Reserved => MapFlags::HUGETLB | MapFlags::HUGE_2MB,
+        };
+    #[expect(unsafe_code, reason = "mapping memory is a raw system call")]
+    // SAFETY: an anonymous mapping at an address of the kernel's choice changes no memory that exists.
+    let address =
+        unsafe { mm::mmap_anonymous(ptr::null_mut(), length, ProtFlags::READ | ProtFlags::WRITE, flags) };
+    Ok(address?)
+}
+
+/// Gives back a part of what [`map`] just mapped and told nobody of.
+fn unmap(address: *mut libc::c_void, length: usize) -> io::Result<()> {
+    if length == 0 {
+        return Ok(());
+    }
+    #[expect(unsafe_code, reason = "unmapping memory is a raw system call")]
+    // SAFETY: the only caller is `map`, for ranges of its own that nothing refers to.
+    unsafe {
+        mm::munmap(address, length)?;
+    }
+    Ok(())
+}
+
+/// Keeps RAM out of core dumps, and asks for the pages that are wanted.
+fn advise(address: *mut libc::c_void, length: usize, pages: Pages, is_prefaulted: bool) -> io::Result<()> {
+    let advise = |advice| {
+        #[expect(unsafe_code, reason = "advice on memory is a raw system call")]
+        // SAFETY: the range is `map`'s, and no advice given here changes what it holds.
+        unsafe {
+            mm::madvise(address, length, advice)
+        }
+    };
+    advise(Advice::LinuxDontDump)?;
+    if pages == Pages::Transparent {
+        // A host kernel without transparent large pages refuses: then small ones it is.
+        let _ = advise(Advice::LinuxHugepage);
+    }
+    if is_prefaulted {
+        advise(Advice::LinuxPopulateWrite)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
+
+    use super::*;
+    use crate::layout::GIB;
+
+    #[test]
+    fn host_and_guest_addresses_agree_modulo_a_large_page() {
+        for size in [LEAST, 64 * MIB + UNIT, 5 * GIB] {
+            let ram = Ram::new(size, Pages::Transparent, false).unwrap();
+            let mut sum = 0;
+            for region in ram.guest().iter() {
+                let host = ram.guest().get_host_address(region.start_addr()).unwrap();
+                assert_eq!(host.addr() as u64 % UNIT, region.start_addr().0 % UNIT);
+                sum += region.len();
+            }
+            assert_eq!(sum, size);
+        }
+    }
+
+    #[test]
+    fn ram_is_readable_and_writable_up_to_its_last_byte_on_both_sides_of_the_hole() {
+        let ram = Ram::new(3 * GIB + UNIT, Pages::Transparent, false).unwrap();
+        for address in [0, 0xa_0000, 3 * GIB - 8, 4 * GIB, 4 * GIB + UNIT - 8] {
+            ram.guest().write_obj(address, GuestAddress(address)).unwrap();
+            assert_eq!(ram.guest().read_obj::<u64>(GuestAddress(address)).unwrap(), address);
+        }
+        assert!(!ram.guest().address_in_range(GuestAddress(3 * GIB)));
+        assert!(!ram.guest().address_in_range(GuestAddress(4 * GIB + UNIT)));
+    }
+
+    #[test]
+    fn prefaulted_ram_is_there() {
+        let ram = Ram::new(LEAST, Pages::Plain, true).unwrap();
+        assert_eq!(ram.guest().read_obj::<u8>(GuestAddress(LEAST - 1)).unwrap(), 0);
+    }
+
+    #[test]
+    fn sizes_that_no_guest_can_have_are_refused() {
+        for size in [0, LEAST - UNIT, LEAST + 1, LEAST + MIB] {
+            assert!(matches!(
+                Ram::new(size, Pages::Transparent, false),
+                Err(Error::MemorySize { size: refused }) if refused == size
+            ));
+        }
+    }
+
+    #[test]
+    fn what_the_host_refuses_is_named_with_its_size() {
+        let error = Ram::new(1 << 50, Pages::Transparent, false).unwrap_err();
+        assert!(error.to_string().contains("1073741824 MiB"), "{error}");
+    }
+}

@@ -1,0 +1,365 @@
+//! The guest's processors: a thread each, which runs the guest and serves its accesses to devices until the run ends.
+
+mod exit;
+
+use std::ffi::{c_int, c_void};
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{Builder, JoinHandle};
+
+use devices::vdev::{Effect, Reason};
+use kvm_bindings::{KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use rustix::event::{EventfdFlags, eventfd};
+use vmm_sys_util::errno;
+use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+
+use crate::bus::{Bus, Space};
+use crate::kvm::Error;
+use crate::vcpu::exit::Page;
+
+/// How a run ended, as its vCPUs saw it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The guest ended it.
+    Guest(Reason),
+    /// The guest met a fault in the handling of a fault in the handling of a fault: a crash of its kernel, or the reset
+    /// of last resort.
+    TripleFault {
+        /// The vCPU.
+        vcpu: u32,
+        /// Its instruction pointer.
+        rip: u64,
+    },
+    /// KVM stopped the guest for something that mote does not do.
+    Unsupported {
+        /// The vCPU.
+        vcpu: u32,
+        /// Its instruction pointer.
+        rip: u64,
+        /// What it was stopped for.
+        exit: String,
+    },
+    /// KVM does not run the guest on.
+    Failed {
+        /// The vCPU.
+        vcpu: u32,
+        /// Its instruction pointer.
+        rip: u64,
+        /// What KVM says.
+        source: errno::Error,
+    },
+    /// The thread of a vCPU panicked: a defect of mote.
+    Panicked {
+        /// The vCPU.
+        vcpu: u32,
+    },
+}
+
+impl Outcome {
+    /// The status that mote ends with.
+    #[must_use]
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            Self::Guest(Reason::PowerOff | Reason::Reset) => 0,
+            Self::Unsupported { .. } => 5,
+            Self::Panicked { .. } => 7,
+            Self::TripleFault { .. } | Self::Failed { .. } => 96,
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        /// Where AMD's processors are after a triple fault: KVM has to reset them, and the true place is lost.
+        const RESET_VECTOR: u64 = 0xfff0;
+        match self {
+            Self::Guest(reason) => write!(f, "the guest {reason}"),
+            Self::TripleFault { vcpu, rip: RESET_VECTOR } => {
+                write!(f, "triple fault of vCPU {vcpu}, RIP 0xfff0 (KVM has reset it, where it was is lost)")
+            }
+            Self::TripleFault { vcpu, rip } => write!(f, "triple fault of vCPU {vcpu}, RIP {rip:#x}"),
+            Self::Unsupported { vcpu, rip, exit } => {
+                write!(f, "vCPU {vcpu}, RIP {rip:#x}, did what mote does not support: {exit}")
+            }
+            Self::Failed { vcpu, rip, source } => {
+                write!(f, "vCPU {vcpu}, RIP {rip:#x}, cannot run on: KVM_RUN says: {source}")
+            }
+            Self::Panicked { vcpu } => write!(f, "the thread of vCPU {vcpu} panicked"),
+        }
+    }
+}
+
+/// How often a vCPU left the guest, by what for. Only its own thread counts.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Exits {
+    memory: AtomicU64,
+    port: AtomicU64,
+    other: AtomicU64,
+}
+
+/// How often a vCPU left the guest for mote.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExitCounts {
+    /// For a device's memory.
+    pub memory: u64,
+    /// For I/O ports; a string instruction's run of bytes is one.
+    pub port: u64,
+    /// For anything else, signals among them.
+    pub other: u64,
+}
+
+/// What the vCPUs' threads share.
+struct Shared {
+    bus: Arc<Bus>,
+    is_stopping: AtomicBool,
+    outcome: Mutex<Option<Outcome>>,
+    ended: OwnedFd,
+    exits: Box<[Exits]>,
+}
+
+impl Shared {
+    /// The first to end the run says how.
+    fn end(&self, outcome: Outcome) {
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(outcome);
+        // A full counter wakes just as well.
+        let _ = rustix::io::write(&self.ended, &1_u64.to_ne_bytes());
+    }
+}
+
+/// The running vCPUs.
+pub struct Vcpus {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Vcpus {
+    /// Starts a thread for each vCPU, with that the guest. Processor 0 is the first.
+    ///
+    /// # Errors
+    ///
+    /// The host has no thread or event descriptor to spare. No vCPU runs then.
+    pub fn start(vcpus: Vec<VcpuFd>, bus: Arc<Bus>) -> Result<Self, Error> {
+        register_signal_handler(kick_signal(), kick)
+            .map_err(Error::call("prepare the signal that stops vCPUs", "sigaction"))?;
+        let ended = eventfd(0, EventfdFlags::CLOEXEC).map_err(|source| {
+            let source = errno::Error::new(source.raw_os_error());
+            Error::call("make an event descriptor", "eventfd")(source)
+        })?;
+        let shared = Arc::new(Shared {
+            bus,
+            is_stopping: AtomicBool::new(false),
+            outcome: Mutex::new(None),
+            ended,
+            exits: vcpus.iter().map(|_| Exits::default()).collect(),
+        });
+        // If a later thread cannot be had, dropping this stops the earlier ones.
+        let mut running = Self { shared, threads: Vec::with_capacity(vcpus.len()) };
+        for (index, vcpu) in (0..).zip(vcpus) {
+            let shared = Arc::clone(&running.shared);
+            let thread = Builder::new()
+                .name(format!("vcpu{index}"))
+                .spawn(move || run(index, vcpu, &shared))
+                .map_err(|source| Error::Thread { index, source })?;
+            running.threads.push(thread);
+        }
+        Ok(running)
+    }
+
+    /// Becomes readable when the run has ended, and stays so: it is for polling, not for reading.
+    #[must_use]
+    pub fn ended(&self) -> &OwnedFd {
+        &self.shared.ended
+    }
+
+    /// How the run ended, if it has.
+    #[must_use]
+    pub fn outcome(&self) -> Option<Outcome> {
+        self.shared.outcome.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The exits of each vCPU so far.
+    #[must_use]
+    pub fn exit_counts(&self) -> Vec<ExitCounts> {
+        let count = |exits: &Exits| ExitCounts {
+            memory: exits.memory.load(Ordering::Relaxed),
+            port: exits.port.load(Ordering::Relaxed),
+            other: exits.other.load(Ordering::Relaxed),
+        };
+        self.shared.exits.iter().map(count).collect()
+    }
+
+    /// Stops all vCPUs wherever they are, and waits for their threads' ends. When this returns, the guest runs no more.
+    /// Says how the run ended if it did so by itself.
+    pub fn stop_and_join(&mut self) -> Option<Outcome> {
+        self.shared.is_stopping.store(true, Ordering::SeqCst);
+        for thread in &self.threads {
+            // It may have ended already.
+            let _ = thread.kill(kick_signal());
+        }
+        for thread in self.threads.drain(..) {
+            // A panic has left its outcome.
+            let _ = thread.join();
+        }
+        self.outcome()
+    }
+}
+
+impl Drop for Vcpus {
+    fn drop(&mut self) {
+        self.stop_and_join();
+    }
+}
+
+/// The signal that gets a vCPU's thread out of the guest. No other thread gets it.
+#[must_use]
+pub fn kick_signal() -> c_int {
+    SIGRTMIN()
+}
+
+thread_local! {
+    /// `immediate_exit` of the vCPU that this thread runs.
+    static IMMEDIATE_EXIT: AtomicPtr<u8> = const { AtomicPtr::new(ptr::null_mut()) };
+}
+
+/// Has the thread's next KVM_RUN return at once. A signal alone would be lost between a look at `is_stopping` and the
+/// entry to the guest.
+extern "C" fn kick(_: c_int, _: *mut libc::siginfo_t, _: *mut c_void) {
+    let flag = IMMEDIATE_EXIT.with(|flag| flag.load(Ordering::Relaxed));
+    if let Some(flag) = NonNull::new(flag) {
+        #[expect(unsafe_code, reason = "a signal handler finds what it needs by address")]
+        // SAFETY: the pointer is into the page that this thread's `Runner` shares with KVM; its drop takes the pointer
+        // back before it unmaps the page. Only KVM reads the byte, and it reads it in a system call.
+        unsafe { AtomicU8::from_ptr(flag.as_ptr()) }.store(1, Ordering::Relaxed);
+    }
+}
+
+/// The thread of a vCPU.
+fn run(index: u32, vcpu: VcpuFd, shared: &Shared) {
+    /// Says that the thread panicked, unless it is forgotten.
+    struct Panic<'a>(u32, &'a Shared);
+    impl Drop for Panic<'_> {
+        fn drop(&mut self) {
+            self.1.end(Outcome::Panicked { vcpu: self.0 });
+        }
+    }
+    let panic = Panic(index, shared);
+    let Some(exits) = usize::try_from(index).ok().and_then(|index| shared.exits.get(index)) else { return };
+    let mut runner = Runner::new(index, vcpu, &shared.bus, exits);
+    let outcome = runner.run(&shared.is_stopping);
+    drop(runner);
+    std::mem::forget(panic);
+    if let Some(outcome) = outcome {
+        shared.end(outcome);
+    }
+}
+
+/// A vCPU in the thread that runs it.
+struct Runner<'a> {
+    index: u32,
+    vcpu: VcpuFd,
+    page: Page,
+    bus: &'a Bus,
+    exits: &'a Exits,
+}
+
+impl<'a> Runner<'a> {
+    fn new(index: u32, mut vcpu: VcpuFd, bus: &'a Bus, exits: &'a Exits) -> Self {
+        let flag = &raw mut vcpu.get_kvm_run().immediate_exit;
+        IMMEDIATE_EXIT.with(|place| place.store(flag, Ordering::Relaxed));
+        #[expect(unsafe_code, reason = "the page goes with the vCPU, which the compiler cannot see")]
+        // SAFETY: both go to the `Runner`, which keeps them to itself and drops them together.
+        let page = unsafe { Page::of(&mut vcpu) };
+        Self { index, vcpu, page, bus, exits }
+    }
+
+    /// Runs the guest until it ends, or until it is told to stop: then there is no outcome.
+    fn run(&mut self, is_stopping: &AtomicBool) -> Option<Outcome> {
+        while !is_stopping.load(Ordering::SeqCst) {
+            let outcome = self.step();
+            if outcome.is_some() {
+                return outcome;
+            }
+        }
+        None
+    }
+
+    /// Runs the guest up to its next exit, and serves that.
+    fn step(&mut self) -> Option<Outcome> {
+        let exit = match self.vcpu.run() {
+            Ok(VcpuExit::MmioRead(address, data)) => {
+                count(&self.exits.memory);
+                self.bus.read(Space::Memory, address, data);
+                return None;
+            }
+            Ok(VcpuExit::MmioWrite(address, data)) => {
+                count(&self.exits.memory);
+                return ended(self.bus.write(Space::Memory, address, data));
+            }
+            // A string instruction's items come as one slice, all for the same port.
+            Ok(VcpuExit::IoIn(port, data)) => {
+                count(&self.exits.port);
+                for item in data.chunks_mut(self.page.port_width()) {
+                    self.bus.read(Space::Port, port.into(), item);
+                }
+                return None;
+            }
+            Ok(VcpuExit::IoOut(port, data)) => {
+                count(&self.exits.port);
+                let items = data.chunks(self.page.port_width());
+                return items.map(|item| self.bus.write(Space::Port, port.into(), item)).find_map(ended);
+            }
+            exit => exit,
+        };
+        count(&self.exits.other);
+        let exit = match exit {
+            Ok(VcpuExit::Intr) => return None,
+            Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, _)) => {
+                return Some(Outcome::Guest(Reason::PowerOff));
+            }
+            Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _)) => {
+                return Some(Outcome::Guest(Reason::Reset));
+            }
+            Ok(VcpuExit::Shutdown) => {
+                return Some(Outcome::TripleFault { vcpu: self.index, rip: self.rip() });
+            }
+            Ok(_) => exit::describe(self.vcpu.get_kvm_run()),
+            Err(error) if error.errno() == libc::EINTR => {
+                // Whoever set it for a stop told so before, and `run` looks again after this.
+                self.vcpu.set_kvm_immediate_exit(0);
+                return None;
+            }
+            // What a processor says that waited for its INIT or SIPI.
+            Err(error) if error.errno() == libc::EAGAIN => return None,
+            Err(source) => return Some(Outcome::Failed { vcpu: self.index, rip: self.rip(), source }),
+        };
+        Some(Outcome::Unsupported { vcpu: self.index, rip: self.rip(), exit })
+    }
+
+    fn rip(&self) -> u64 {
+        self.vcpu.get_regs().map_or(0, |registers| registers.rip)
+    }
+}
+
+impl Drop for Runner<'_> {
+    /// Before the page goes that the handler writes to.
+    fn drop(&mut self) {
+        IMMEDIATE_EXIT.with(|flag| flag.store(ptr::null_mut(), Ordering::Relaxed));
+    }
+}
+
+fn ended(effect: Effect) -> Option<Outcome> {
+    match effect {
+        Effect::None => None,
+        Effect::End(reason) => Some(Outcome::Guest(reason)),
+    }
+}
+
+/// Counts one more. There is one writer: no need for a locked addition.
+fn count(counter: &AtomicU64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+}
