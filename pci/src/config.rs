@@ -1,5 +1,7 @@
 //! A function's configuration space: bytes, and which of their bits the guest may write (PCI 3.0 §6).
 
+use std::ops::Range;
+
 use devices::vdev::Region;
 
 use crate::function::Window;
@@ -40,6 +42,15 @@ pub mod command {
 const STATUS_INTERRUPT: u8 = 1 << 3;
 /// Status bit: there is a capability list.
 const STATUS_CAPABILITIES: u16 = 1 << 4;
+
+/// Offset of the low half of the status register, which the guest never writes.
+pub const STATUS: usize = header::STATUS;
+
+/// The low half of the status register of a function with capabilities.
+pub fn status(is_interrupt_asserted: bool) -> u8 {
+    let [capabilities, _] = STATUS_CAPABILITIES.to_le_bytes();
+    if is_interrupt_asserted { capabilities | STATUS_INTERRUPT } else { capabilities }
+}
 
 /// Bytes of configuration space that hold anything; the extended space behind them reads as 0.
 const LEN: usize = 256;
@@ -197,6 +208,28 @@ impl ConfigSpace {
         u32::from(self.word(at)) | u32::from(self.word(at.saturating_add(2))) << 16
     }
 
+    /// Ranges of the header, in double words, in which nothing can be written: BARs that there are not, and their like.
+    pub fn inert(&self) -> Vec<Range<u64>> {
+        let mut ranges: Vec<Range<u64>> = Vec::new();
+        for at in (header::BAR..header::CAPABILITIES).step_by(4) {
+            let masks = self.writable.get(at..at.saturating_add(4)).unwrap_or_default();
+            if masks.iter().any(|mask| *mask != 0) {
+                continue;
+            }
+            let at = u64::try_from(at).unwrap_or(u64::MAX);
+            match ranges.last_mut() {
+                Some(last) if last.end == at => last.end = at.saturating_add(4),
+                _ => ranges.push(at..at.saturating_add(4)),
+            }
+        }
+        ranges
+    }
+
+    /// All bytes, as the guest reads them.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// The device's own bytes at `at`, such as a window's data; no write mask applies.
     pub fn set_bytes(&mut self, at: usize, bytes: &[u8]) {
         self.put(at, bytes);
@@ -342,6 +375,11 @@ mod tests {
         assert_eq!(read32(&space, first.into()) >> 8 & 0xff, u32::from(second));
         assert_eq!(read32(&space, second.into()) >> 8 & 0xff, 0);
         assert_eq!(read32(&space, 0x04) >> 20 & 1, 1);
+    }
+
+    #[test]
+    fn absent_bars_are_inert_and_present_ones_are_not() {
+        assert_eq!(space().inert(), [0x14..0x18, 0x1c..0x34]);
     }
 
     #[test]

@@ -20,6 +20,9 @@ pub trait Function: Vdev {
     /// The ranges that it decodes at this moment.
     fn windows(&self) -> Vec<Window>;
 
+    /// The guest finds the function's configuration space at this address, and may see it there without an exit.
+    fn show_config(&self, _at: u64) {}
+
     /// The slot has other functions too, which the header type of function 0 has to tell.
     fn set_multi_function(&self);
 }

@@ -1,6 +1,7 @@
 //! What PCI asks of the machine. The runner answers it with KVM, tests with a model.
 
 use std::io;
+use std::ops::Range;
 
 use vmm_sys_util::eventfd::EventFd;
 
@@ -13,7 +14,32 @@ pub enum Bell {
     Port(u16, u16),
 }
 
-/// The machine, as PCI functions need it.
+/// What the guest may do with a [`Page`] without leaving.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sight {
+    /// Read; writes come as accesses do.
+    Read,
+    /// Read and write.
+    Write,
+}
+
+/// 4096 bytes that the guest can see at an address of its own, as it sees RAM.
+pub trait Page: Send + Sync {
+    /// Puts bytes into the page. What is beyond its end is left out.
+    fn write(&self, offset: u64, bytes: &[u8]);
+
+    /// Takes bytes out of the page. What is beyond its end stays as it is.
+    fn read(&self, offset: u64, bytes: &mut [u8]);
+
+    /// Shows the page at this guest-physical address alone, or nowhere; then accesses come as all others do.
+    ///
+    /// # Errors
+    ///
+    /// The machine cannot show it there, and shows it nowhere.
+    fn show(&self, at: Option<u64>) -> io::Result<()>;
+}
+
+/// The machine, as PCI functions need it. What is provided here is for a machine that can do no better.
 pub trait Host: Send + Sync {
     /// Delivers a message-signalled interrupt.
     ///
@@ -42,4 +68,23 @@ pub trait Host: Send + Sync {
     ///
     /// It was not bound.
     fn unbind_doorbell(&self, bell: Bell, event: &EventFd) -> io::Result<()>;
+
+    /// A new page of zeros, shown nowhere.
+    ///
+    /// # Errors
+    ///
+    /// The machine has no such pages.
+    fn page(&self, _sight: Sight) -> io::Result<Box<dyn Page>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// From now on writes to these guest-physical addresses may come late: before the next access of any kind that
+    /// comes at all, and in their order. Or, with `is_on` false, no longer.
+    ///
+    /// # Errors
+    ///
+    /// The machine cannot; writes then come as they did.
+    fn defer_writes(&self, _range: Range<u64>, _is_on: bool) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }

@@ -1,11 +1,19 @@
 //! MSI-X: the vector table, the pending bits, and what may be sent when (PCI 3.0 §6.8.2).
 
-use crate::read_bytes;
+use std::io;
+use std::sync::Mutex;
+
+use crate::host::Page;
+use crate::{lock, read_bytes};
 
 /// The capability's identifier.
 pub const CAPABILITY: u8 = 0x11;
 /// Bytes of a table entry.
-pub const ENTRY_LEN: usize = 16;
+const ENTRY_LEN: u64 = 16;
+/// Offset of the vector control word in an entry; its bit 0 is the mask.
+const VECTOR_CONTROL: u64 = 12;
+/// The most vectors: their table is a page.
+const MAX_VECTORS: u16 = 256;
 
 /// Bits of the message control word.
 const ENABLE: u16 = 1 << 15;
@@ -25,27 +33,31 @@ pub struct Message {
 /// The vectors of a function.
 pub struct Msix {
     control: u16,
-    /// The table, as the guest sees it.
-    table: Vec<u8>,
+    vectors: u16,
+    /// The table, as the guest sees it. It may be writing it at any time.
+    table: Box<dyn Page>,
     /// The pending bits, as the guest sees them.
     pending: Vec<u8>,
 }
 
 impl Msix {
-    /// `vectors` vectors, all masked, MSI-X itself off.
-    pub fn new(vectors: u16) -> Self {
-        let vectors = usize::from(vectors);
-        let mut table = vec![0; vectors.saturating_mul(ENTRY_LEN)];
-        table
-            .chunks_exact_mut(ENTRY_LEN)
-            .filter_map(|entry| entry.get_mut(12))
-            .for_each(|control| *control = 1);
-        Self { control: 0, table, pending: vec![0; vectors.div_ceil(64).saturating_mul(8)] }
+    /// At most 256 vectors in `table`, all masked, MSI-X itself off.
+    pub fn new(vectors: u16, table: Box<dyn Page>) -> Self {
+        let vectors = vectors.min(MAX_VECTORS);
+        for vector in 0..vectors {
+            table.write(entry_offset(vector).saturating_add(VECTOR_CONTROL), &[1]);
+        }
+        Self {
+            control: 0,
+            vectors,
+            table,
+            pending: vec![0; usize::from(vectors).div_ceil(64).saturating_mul(8)],
+        }
     }
 
     /// How many vectors there are.
     pub fn vectors(&self) -> u16 {
-        u16::try_from(self.table.len() / ENTRY_LEN).unwrap_or(u16::MAX)
+        self.vectors
     }
 
     /// Whether the guest has switched MSI-X on.
@@ -61,13 +73,16 @@ impl Msix {
     /// The guest reads the table.
     pub fn read_table(&self, offset: u64, data: &mut [u8]) {
         data.fill(0);
-        read_bytes(&self.table, offset, data);
+        let len = clipped(offset, data.len(), entry_offset(self.vectors));
+        if let Some(data) = data.get_mut(..len) {
+            self.table.read(offset, data);
+        }
     }
 
     /// The guest writes the table.
     pub fn write_table(&mut self, offset: u64, data: &[u8]) {
-        let table = usize::try_from(offset).ok().and_then(|at| self.table.get_mut(at..)).unwrap_or_default();
-        table.iter_mut().zip(data).for_each(|(to, from)| *to = *from);
+        let len = clipped(offset, data.len(), entry_offset(self.vectors));
+        self.table.write(offset, data.get(..len).unwrap_or_default());
     }
 
     /// The guest reads the pending bits.
@@ -90,8 +105,8 @@ impl Msix {
         }
         let vector = (0..self.vectors()).find(|v| self.is_pending(*v) && !self.is_masked(*v))?;
         self.set_pending(vector, false);
-        let entry = self.entry(vector)?;
-        Some(Message { address: u64::from(entry[0]) | u64::from(entry[1]) << 32, data: entry[2] })
+        let [low, high, data, _] = self.entry(vector);
+        Some(Message { address: u64::from(low) | u64::from(high) << 32, data })
     }
 
     /// Forgets what is pending.
@@ -99,14 +114,33 @@ impl Msix {
         self.pending.fill(0);
     }
 
-    fn entry(&self, vector: u16) -> Option<[u32; 4]> {
-        let entry = self.table.chunks_exact(ENTRY_LEN).nth(vector.into())?;
-        let mut words = entry.chunks_exact(4).filter_map(|w| w.try_into().ok()).map(u32::from_le_bytes);
-        Some([words.next()?, words.next()?, words.next()?, words.next()?])
+    /// Shows the table to the guest at this address, or nowhere.
+    ///
+    /// # Errors
+    ///
+    /// The machine cannot show it there.
+    pub fn show_table(&self, at: Option<u64>) -> io::Result<()> {
+        self.table.show(at)
+    }
+
+    /// Whether something is pending that only a write to the table can release, so that the write must be seen.
+    pub fn awaits_unmask(&self) -> bool {
+        self.pending.iter().any(|byte| *byte != 0)
+            && (0..self.vectors).any(|v| self.is_pending(v) && self.is_masked(v))
+    }
+
+    fn entry(&self, vector: u16) -> [u32; 4] {
+        let at = entry_offset(vector);
+        [0, 4, 8, VECTOR_CONTROL].map(|field| {
+            let mut word = [0; 4];
+            self.table.read(at.saturating_add(field), &mut word);
+            u32::from_le_bytes(word)
+        })
     }
 
     fn is_masked(&self, vector: u16) -> bool {
-        self.entry(vector).is_none_or(|[.., control]| control & 1 != 0)
+        let [.., control] = self.entry(vector);
+        control & 1 != 0
     }
 
     fn is_pending(&self, vector: u16) -> bool {
@@ -121,9 +155,48 @@ impl Msix {
     }
 }
 
+/// Where the entry of `vector` begins in the table.
+fn entry_offset(vector: u16) -> u64 {
+    u64::from(vector).saturating_mul(ENTRY_LEN)
+}
+
+/// How many of `len` bytes from `offset` on lie before `end`.
+fn clipped(offset: u64, len: usize, end: u64) -> usize {
+    usize::try_from(end.saturating_sub(offset)).unwrap_or(usize::MAX).min(len)
+}
+
+/// A table for a machine that shows no pages: every access to it comes as an access.
+pub struct Unseen(Mutex<Vec<u8>>);
+
+impl Default for Unseen {
+    fn default() -> Self {
+        Self(Mutex::new(vec![0; 4096]))
+    }
+}
+
+impl Page for Unseen {
+    fn write(&self, offset: u64, bytes: &[u8]) {
+        let mut page = lock(&self.0);
+        let to = usize::try_from(offset).ok().and_then(|at| page.get_mut(at..)).unwrap_or_default();
+        to.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+    }
+
+    fn read(&self, offset: u64, bytes: &mut [u8]) {
+        read_bytes(&lock(&self.0), offset, bytes);
+    }
+
+    fn show(&self, _at: Option<u64>) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn msix(vectors: u16) -> Msix {
+        Msix::new(vectors, Box::new(Unseen::default()))
+    }
 
     fn program(msix: &mut Msix, vector: u64, address: u64, data: u32, mask: u32) {
         let at = vector * 16;
@@ -134,7 +207,7 @@ mod tests {
 
     #[test]
     fn every_vector_is_masked_at_first() {
-        let msix = Msix::new(3);
+        let msix = msix(3);
         let mut control = [0; 4];
         for vector in 0..3 {
             msix.read_table(vector * 16 + 12, &mut control);
@@ -144,12 +217,13 @@ mod tests {
 
     #[test]
     fn a_masked_vector_pends_and_is_delivered_once_on_unmask() {
-        let mut msix = Msix::new(2);
+        let mut msix = msix(2);
         msix.set_control(ENABLE);
         program(&mut msix, 1, 0xfee0_0000, 0x41, 1);
         msix.fire(1);
         msix.fire(1);
         assert_eq!(msix.take_deliverable(), None);
+        assert!(msix.awaits_unmask());
         let mut pending = [0; 8];
         msix.read_pending(0, &mut pending);
         assert_eq!(pending[0], 2);
@@ -160,7 +234,7 @@ mod tests {
 
     #[test]
     fn the_function_mask_holds_all_vectors() {
-        let mut msix = Msix::new(1);
+        let mut msix = msix(1);
         msix.set_control(ENABLE | FUNCTION_MASK);
         program(&mut msix, 0, 0xfee0_1000, 7, 0);
         msix.fire(0);
@@ -171,7 +245,7 @@ mod tests {
 
     #[test]
     fn a_vector_beyond_the_table_is_nothing() {
-        let mut msix = Msix::new(1);
+        let mut msix = msix(1);
         msix.set_control(ENABLE);
         msix.fire(1);
         msix.fire(0x7ff);

@@ -50,9 +50,16 @@ impl Root {
         Ok(())
     }
 
-    /// The first slot that has no function.
+    /// ECAM begins at this guest-physical address.
+    pub fn show_config(&self, ecam: u64) {
+        for (address, function) in &self.functions {
+            function.show_config(ecam.saturating_add(u64::from(*address) << 12));
+        }
+    }
+
+    /// The first slot that has no function. Slot 0 is the host bridge's, where there is one.
     pub fn free_slot(&self) -> Option<u8> {
-        (0..32).find(|slot| !(0..8).any(|f| self.functions.contains_key(&(slot << 3 | f))))
+        (1..32).find(|slot| !(0..8).any(|f| self.functions.contains_key(&(slot << 3 | f))))
     }
 
     /// Finds the function, and the offset in its configuration space, of an offset in ECAM.
@@ -76,8 +83,12 @@ impl Root {
     fn refresh(&self) {
         let mut decoded = self.decoded.write().unwrap_or_else(PoisonError::into_inner);
         let functions = self.functions.values();
-        *decoded = functions.flat_map(|f| f.windows().into_iter().map(|w| (w, Arc::clone(f)))).collect();
-        debug!("pci: {:x?}", decoded.iter().map(|(w, f)| (f.name(), w)).collect::<Vec<_>>());
+        let windows: Vec<_> =
+            functions.flat_map(|f| f.windows().into_iter().map(|w| (w, Arc::clone(f)))).collect();
+        if !windows.iter().map(|(window, _)| window).eq(decoded.iter().map(|(window, _)| window)) {
+            debug!("pci: {:x?}", windows.iter().map(|(w, f)| (f.name(), w)).collect::<Vec<_>>());
+            *decoded = windows;
+        }
     }
 }
 

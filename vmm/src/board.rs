@@ -54,13 +54,10 @@ pub(crate) struct Assembled {
 impl<'a> Board<'a> {
     pub(crate) fn new(vm: &'a Vm, ram: &Ram) -> Self {
         let host: Arc<dyn Host> = Arc::new(vm.clone());
-        let mut root = Root::default();
-        // The bus is empty, so slot 0 is free.
-        let _ = root.attach(0, Arc::new(Bridge::default()));
         Self {
             vm,
             memory: Arc::new(ram.guest().clone()),
-            root,
+            root: Root::default(),
             map: Map::default(),
             vdevs: Vec::new(),
             lines: layout::PCI_GSIS.map(|gsi| Line::new(Arc::clone(&host), gsi)).collect(),
@@ -123,7 +120,11 @@ impl<'a> Board<'a> {
 
     /// Gives the PCI root its windows and the guest its way to configuration space, and closes the map.
     pub(crate) fn finish(self, pci_config: PciConfig) -> Result<Assembled, Error> {
-        let Self { root, mut map, mut vdevs, routes, parts, .. } = self;
+        let Self { mut root, mut map, mut vdevs, routes, parts, .. } = self;
+        // Guests that use the ports look for a bridge first; with ECAM and ACPI nobody does. Slot 0 was kept free.
+        if pci_config.has_ports() && !root.attach(0, Arc::new(Bridge::default())) {
+            return Err(Error::Taken { vdev: "the host bridge".into(), slot: 0, number: 0 });
+        }
         root.check().map_err(|slot| Error::NoFunction0 { slot })?;
         let root: Arc<Root> = Arc::new(root);
         let mut windows = vec![
@@ -132,6 +133,7 @@ impl<'a> Board<'a> {
         ];
         if pci_config.has_ecam() {
             windows.push((Space::Memory, layout::ECAM, Access { region: Region::PciConfig, offset: 0 }));
+            root.show_config(layout::ECAM.start);
         }
         for (space, range, first) in windows {
             map.attach(space, range, first, Arc::<Root>::clone(&root))?;

@@ -7,9 +7,11 @@ mod error;
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{FromRawFd, IntoRawFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use devices::interrupt::Line;
 use kvm_bindings::{
@@ -20,7 +22,7 @@ use kvm_bindings::{
     kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, IoEventAddress, NoDatamatch, VcpuFd, VmFd};
-use pci::host::{Bell, Host};
+use pci::host::{Bell, Host, Page, Sight};
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::errno;
 use vmm_sys_util::eventfd::EventFd;
@@ -29,6 +31,7 @@ pub use self::error::Error;
 use crate::cpuid::{self, MOST_SHORT_IDS};
 use crate::layout;
 use crate::memory::Ram;
+use crate::page::SlotPage;
 
 /// Where KVM is.
 pub const DEVICE: &str = "/dev/kvm";
@@ -135,6 +138,8 @@ impl Kvm {
 pub struct Vm {
     fd: Arc<VmFd>,
     has_extended_ids: bool,
+    /// The next memory slot for a page.
+    next_slot: Arc<AtomicU32>,
 }
 
 impl Vm {
@@ -161,7 +166,11 @@ impl Vm {
         withhold_counters(&fd);
         fd.create_irq_chip().map_err(Error::call("make the interrupt chips", "KVM_CREATE_IRQCHIP"))?;
         route_to_io_apic(&fd)?;
-        Ok(Self { fd: Arc::new(fd), has_extended_ids })
+        Ok(Self {
+            fd: Arc::new(fd),
+            has_extended_ids,
+            next_slot: Arc::new(AtomicU32::new(layout::FIRST_PAGE_SLOT)),
+        })
     }
 
     /// Gives the guest its RAM: a memory slot below the hole and, if need be, one above.
@@ -198,6 +207,11 @@ impl Vm {
     pub fn create_vcpu(&self, index: u32) -> Result<VcpuFd, Error> {
         let attempt = || format!("make vCPU {index}");
         self.fd.create_vcpu(index.into()).map_err(|source| Error::call(attempt(), "KVM_CREATE_VCPU")(source))
+    }
+
+    /// The machine's own calls.
+    pub(crate) fn fd(&self) -> &VmFd {
+        &self.fd
     }
 
     /// Whether there are processors whose APIC ids 8 bits cannot name.
@@ -254,6 +268,21 @@ impl Host for Vm {
             Bell::Port(port, value) => {
                 self.fd.unregister_ioevent(event, &IoEventAddress::Pio(port.into()), value)?;
             }
+        }
+        Ok(())
+    }
+
+    fn page(&self, sight: Sight) -> io::Result<Box<dyn Page>> {
+        let slot = self.next_slot.fetch_add(1, Ordering::Relaxed);
+        Ok(Box::new(SlotPage::new(self.clone(), slot, sight)?))
+    }
+
+    fn defer_writes(&self, range: Range<u64>, is_on: bool) -> io::Result<()> {
+        let address = IoEventAddress::Mmio(range.start);
+        let len = u32::try_from(range.end.saturating_sub(range.start)).map_err(io::Error::other)?;
+        match is_on {
+            true => self.fd.register_coalesced_mmio(address, len)?,
+            false => self.fd.unregister_coalesced_mmio(address, len)?,
         }
         Ok(())
     }

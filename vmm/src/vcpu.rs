@@ -1,5 +1,6 @@
 //! The guest's processors: a thread each, which runs the guest and serves its accesses to devices until the run ends.
 
+mod deferred;
 mod exit;
 
 use std::ffi::{c_int, c_void};
@@ -19,6 +20,7 @@ use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use crate::bus::{Bus, Space};
 use crate::kvm::Error;
+use crate::vcpu::deferred::Deferred;
 use crate::vcpu::exit::Page;
 
 /// How a run ended, as its vCPUs saw it.
@@ -117,6 +119,8 @@ pub struct ExitCounts {
 struct Shared {
     bus: Arc<Bus>,
     is_stopping: AtomicBool,
+    /// Writes that KVM kept back.
+    deferred: Option<Deferred>,
     outcome: Mutex<Option<Outcome>>,
     ended: OwnedFd,
     exits: Box<[Exits]>,
@@ -150,9 +154,14 @@ impl Vcpus {
             let source = errno::Error::new(source.raw_os_error());
             Error::call("make an event descriptor", "eventfd")(source)
         })?;
+        let deferred = vcpus.first().map(Deferred::of).transpose().map_err(|source| {
+            let source = errno::Error::new(source.raw_os_error().unwrap_or(0));
+            Error::call("map the ring of deferred writes", "mmap")(source)
+        })?;
         let shared = Arc::new(Shared {
             bus,
             is_stopping: AtomicBool::new(false),
+            deferred,
             outcome: Mutex::new(None),
             ended,
             exits: vcpus.iter().map(|_| Exits::default()).collect(),
@@ -249,7 +258,7 @@ fn run(index: u32, vcpu: VcpuFd, shared: &Shared) {
     }
     let panic = Panic(index, shared);
     let Some(exits) = usize::try_from(index).ok().and_then(|index| shared.exits.get(index)) else { return };
-    let mut runner = Runner::new(index, vcpu, &shared.bus, exits);
+    let mut runner = Runner::new(index, vcpu, shared, exits);
     let outcome = runner.run(&shared.is_stopping);
     drop(runner);
     std::mem::forget(panic);
@@ -264,17 +273,18 @@ struct Runner<'a> {
     vcpu: VcpuFd,
     page: Page,
     bus: &'a Bus,
+    deferred: Option<&'a Deferred>,
     exits: &'a Exits,
 }
 
 impl<'a> Runner<'a> {
-    fn new(index: u32, mut vcpu: VcpuFd, bus: &'a Bus, exits: &'a Exits) -> Self {
+    fn new(index: u32, mut vcpu: VcpuFd, shared: &'a Shared, exits: &'a Exits) -> Self {
         let flag = &raw mut vcpu.get_kvm_run().immediate_exit;
         IMMEDIATE_EXIT.with(|place| place.store(flag, Ordering::Relaxed));
         #[expect(unsafe_code, reason = "the page goes with the vCPU, which the compiler cannot see")]
         // SAFETY: both go to the `Runner`, which keeps them to itself and drops them together.
         let page = unsafe { Page::of(&mut vcpu) };
-        Self { index, vcpu, page, bus, exits }
+        Self { index, vcpu, page, bus: &shared.bus, deferred: shared.deferred.as_ref(), exits }
     }
 
     /// Runs the guest until it ends, or until it is told to stop: then there is no outcome.
@@ -290,7 +300,12 @@ impl<'a> Runner<'a> {
 
     /// Runs the guest up to its next exit, and serves that.
     fn step(&mut self) -> Option<Outcome> {
-        let exit = match self.vcpu.run() {
+        let exit = self.vcpu.run();
+        // Before anything else happens: what came before this exit.
+        if let Some(Effect::End(reason)) = self.deferred.map(|deferred| deferred.pass_on(self.bus)) {
+            return Some(Outcome::Guest(reason));
+        }
+        let exit = match exit {
             Ok(VcpuExit::MmioRead(address, data)) => {
                 count(&self.exits.memory);
                 self.bus.read(Space::Memory, address, data);

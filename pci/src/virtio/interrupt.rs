@@ -5,14 +5,17 @@ use std::sync::{Arc, Mutex};
 
 use devices::interrupt::{Cause, Interrupt};
 
-use crate::config::command;
-use crate::host::Host;
+use crate::config::{self, command};
+use crate::host::{Host, Page, Sight};
 use crate::line::Pin;
 use crate::lock;
-use crate::msix::Msix;
+use crate::msix::{Msix, Unseen};
 
 /// No vector: the event is not to interrupt (VIRTIO 1.3 §4.1.5.1.2).
 pub(crate) const NO_VECTOR: u16 = 0xffff;
+
+/// Hiding a page costs the whole guest, so a guest that keeps making it necessary loses the favour.
+const MAX_HIDINGS: u32 = 16;
 
 /// Bits of the interrupt status register (VIRTIO 1.3 §4.1.4.5).
 const ISR_QUEUE: u8 = 1;
@@ -32,6 +35,14 @@ struct Wires {
     config_vector: u16,
     queue_vectors: Vec<u16>,
     msix: Msix,
+    /// Where the vector table is decoded now.
+    table_at: Option<u64>,
+    /// The guest sees the table there without an exit.
+    is_table_shown: bool,
+    /// How often the table had to be hidden.
+    hidings: u32,
+    /// The page in which the guest sees configuration space without an exit.
+    config_page: Option<Arc<dyn Page>>,
     /// The command register, as it was written last.
     command: u16,
     pin: Pin,
@@ -40,11 +51,16 @@ struct Wires {
 impl FunctionInterrupt {
     /// One vector for the configuration and one for each queue.
     pub(crate) fn new(host: Arc<dyn Host>, pin: Pin, queues: u16, needs_bus_master: bool) -> Self {
+        let table = host.page(Sight::Write).unwrap_or_else(|_| Box::new(Unseen::default()));
         let wires = Wires {
             isr: 0,
             config_vector: NO_VECTOR,
             queue_vectors: vec![NO_VECTOR; queues.into()],
-            msix: Msix::new(queues.saturating_add(1)),
+            msix: Msix::new(queues.saturating_add(1), table),
+            table_at: None,
+            is_table_shown: false,
+            hidings: 0,
+            config_page: None,
             command: 0,
             pin,
         };
@@ -59,14 +75,44 @@ impl FunctionInterrupt {
     }
 
     fn drive(&self, wires: &mut Wires) -> io::Result<()> {
+        let mut result = self.send(wires);
+        if wires.settle_table() {
+            // The guest may have unmasked a vector between the last look at the table and its hiding.
+            result = result.and(self.send(wires));
+        }
+        let is_asserted = wires.isr != 0 && !wires.msix.is_enabled();
+        if let Some(page) = &wires.config_page {
+            page.write(config::STATUS as u64, &[config::status(is_asserted)]);
+        }
+        let is_disabled = wires.command & command::INTX_DISABLE != 0;
+        result.and(wires.pin.set(is_asserted && !is_disabled))
+    }
+
+    /// Sends the messages that are due.
+    fn send(&self, wires: &mut Wires) -> io::Result<()> {
         let mut result = Ok(());
         if !self.needs_bus_master || wires.command & command::BUS_MASTER != 0 {
             while let Some(message) = wires.msix.take_deliverable() {
                 result = result.and(self.host.send_msi(message.address, message.data));
             }
         }
-        let is_silent = wires.msix.is_enabled() || wires.command & command::INTX_DISABLE != 0;
-        result.and(wires.pin.set(wires.isr != 0 && !is_silent))
+        result
+    }
+
+    /// The vector table is decoded at this address from now on, or nowhere.
+    pub(crate) fn place_table(&self, at: Option<u64>) {
+        let _ = self.change(|wires| {
+            if wires.table_at != at {
+                wires.table_at = at;
+                wires.is_table_shown = false;
+                let _ = wires.msix.show_table(None);
+            }
+        });
+    }
+
+    /// The guest sees configuration space in `page` from now on; this half of the status register is written here.
+    pub(crate) fn set_config_page(&self, page: Option<Arc<dyn Page>>) {
+        let _ = self.change(|wires| wires.config_page = page);
     }
 
     /// The guest reads the interrupt status: it becomes 0 and the line goes low (VIRTIO 1.3 §4.1.4.5.1).
@@ -130,12 +176,29 @@ impl FunctionInterrupt {
     /// The device was reset: nothing is mapped, nothing is due, the line is low.
     pub(crate) fn reset(&self) {
         let _ = self.change(|wires| {
-            let Wires { isr, config_vector, queue_vectors, msix, command: _, pin: _ } = wires;
+            let Wires { isr, config_vector, queue_vectors, msix, .. } = wires;
             *isr = 0;
             *config_vector = NO_VECTOR;
             queue_vectors.fill(NO_VECTOR);
             msix.clear_pending();
         });
+    }
+}
+
+impl Wires {
+    /// Shows the vector table to the guest, so that it can be programmed without an exit, unless the next write to it may
+    /// release something. Says whether it was hidden just now.
+    fn settle_table(&mut self) -> bool {
+        let is_seen = self.table_at.is_some() && self.hidings < MAX_HIDINGS && !self.msix.awaits_unmask();
+        if is_seen == self.is_table_shown {
+            return false;
+        }
+        let at = self.table_at.filter(|_| is_seen);
+        // Where the machine cannot show it, it is not tried again.
+        let is_done = self.msix.show_table(at).is_ok();
+        self.is_table_shown = is_seen && is_done;
+        self.hidings = if is_done { self.hidings.saturating_add((!is_seen).into()) } else { MAX_HIDINGS };
+        !is_seen
     }
 }
 

@@ -22,9 +22,9 @@ use log::debug;
 use self::capabilities::{LEGACY_BAR, MEMORY_BAR, MEMORY_LEN, NOTIFY_MULTIPLIER, NOTIFY_SHIFT, Part, window};
 use self::interrupt::FunctionInterrupt;
 use self::registers::{COMMON, LEGACY, LEGACY_VECTORS};
-use crate::config::{Bar, ConfigSpace, Identity, command, touches_decode};
+use crate::config::{self, Bar, ConfigSpace, Identity, command, touches_decode};
 use crate::function::{Function, Window};
-use crate::host::{Bell, Host};
+use crate::host::{Bell, Host, Page, Sight};
 use crate::line::Pin;
 use crate::lock;
 
@@ -60,7 +60,15 @@ pub struct VirtioFunction {
     engine: Arc<Engine>,
     interrupt: Arc<FunctionInterrupt>,
     config: Mutex<Config>,
-    bound: Mutex<Vec<(Bell, u16)>>,
+    placed: Mutex<Placed>,
+}
+
+/// What the machine was told of where the function is.
+#[derive(Default)]
+struct Placed {
+    bells: Vec<(Bell, u16)>,
+    /// Base of the memory BAR.
+    memory: Option<u64>,
 }
 
 /// Configuration space, and where its active parts are.
@@ -69,6 +77,8 @@ struct Config {
     message_control: u16,
     /// The PCI_CFG capability.
     window: Option<u16>,
+    /// Where the guest reads it without an exit.
+    page: Option<Arc<dyn Page>>,
 }
 
 impl VirtioFunction {
@@ -117,8 +127,8 @@ impl VirtioFunction {
             host,
             engine: Engine::new(core)?,
             interrupt,
-            config: Mutex::new(Config { space, message_control, window }),
-            bound: Mutex::new(Vec::new()),
+            config: Mutex::new(Config { space, message_control, window, page: None }),
+            placed: Mutex::default(),
         }))
     }
 
@@ -158,6 +168,14 @@ impl VirtioFunction {
             self.engine.core().set_memory_access(command & command::BUS_MASTER != 0);
         }
         self.interrupt.set_control(command, control);
+        if config.window.is_some_and(|w| overlaps(offset, data.len(), w, window::BAR, window::END))
+            && let Some(page) = config.page.take()
+        {
+            // Reading the window acts, so from now on it has to be seen.
+            let _ = page.show(None);
+            self.interrupt.set_config_page(None);
+        }
+        config.publish();
         let access = config.window.filter(|w| overlaps(offset, data.len(), *w, window::DATA, window::END));
         let access = access.and_then(|window| {
             let (access, len) = config.window_access(window)?;
@@ -167,7 +185,7 @@ impl VirtioFunction {
         });
         drop(config);
         if touches_decode(offset, data.len()) {
-            self.bind_doorbells();
+            self.settle();
             if command & command::BUS_MASTER != 0 {
                 // What was made available meanwhile is served now.
                 self.engine.serve(|core| {
@@ -281,7 +299,7 @@ impl VirtioFunction {
                 let is_live = core.is_live();
                 drop(core);
                 if added & status::DRIVER_OK != 0 && is_live {
-                    self.bind_doorbells();
+                    self.settle();
                     self.engine.serve(Core::serve_all);
                 }
             }
@@ -289,38 +307,57 @@ impl VirtioFunction {
                 // Under the core's lock, so that nothing is sent once the status reads 0.
                 self.interrupt.reset();
                 drop(core);
-                self.bind_doorbells();
+                self.settle();
                 self.engine.serve(|_| ());
             }
             Meaning::QueueReset(_) => drop(core),
         }
     }
 
-    /// Binds the doorbells that the device's thread listens to, where they are now, and only while the device is live.
-    fn bind_doorbells(&self) {
-        let mut bound = lock(&self.bound);
-        let bells = self.doorbells();
+    /// Tells the machine where the function is now: the doorbells that the device's thread listens to, only while the
+    /// device is live, the vector table, and the registers that only take note of what is written.
+    fn settle(&self) {
+        let mut placed = lock(&self.placed);
+        let windows = lock(&self.config).space.windows();
+        let memory = windows.iter().find(|w| w.bar == MEMORY_BAR).map(|w| w.base);
+        if placed.memory != memory {
+            self.defer_writes(placed.memory, false);
+            self.defer_writes(memory, true);
+            self.interrupt.place_table(memory.map(|base| base.saturating_add(Part::MsixTable.offset())));
+            placed.memory = memory;
+        }
+        let bells = self.doorbells(&windows);
         let note = |(bell, queue): &(Bell, u16), result: io::Result<()>| {
             if let Err(error) = result {
                 debug!("{}: doorbell {queue} at {bell:x?}: {error}", self.name);
             }
         };
-        for old in bound.iter().filter(|b| !bells.contains(b)) {
+        for old in placed.bells.iter().filter(|b| !bells.contains(b)) {
             if let Some(event) = self.engine.doorbell(old.1) {
                 note(old, self.host.unbind_doorbell(old.0, event));
             }
         }
-        for new in bells.iter().filter(|b| !bound.contains(b)) {
+        for new in bells.iter().filter(|b| !placed.bells.contains(b)) {
             if let Some(event) = self.engine.doorbell(new.1) {
                 note(new, self.host.bind_doorbell(new.0, event));
             }
         }
-        *bound = bells;
+        placed.bells = bells;
+    }
+
+    /// Allows or forbids late writes to the registers whose effect waits for another access.
+    fn defer_writes(&self, base: Option<u64>, is_on: bool) {
+        let Some(base) = base.filter(|_| self.faces.has(Face::Modern)) else { return };
+        for range in registers::notes() {
+            let range = base.saturating_add(range.start)..base.saturating_add(range.end);
+            if let Err(error) = self.host.defer_writes(range, is_on) {
+                debug!("{}: writes are not deferred: {error}", self.name);
+            }
+        }
     }
 
     /// Where doorbells are to be bound at this moment.
-    fn doorbells(&self) -> Vec<(Bell, u16)> {
-        let windows = lock(&self.config).space.windows();
+    fn doorbells(&self, windows: &[Window]) -> Vec<(Bell, u16)> {
         let core = self.engine.core();
         if !core.is_live() {
             return Vec::new();
@@ -357,6 +394,14 @@ fn overlaps(offset: u64, len: usize, capability: u16, start: usize, end: usize) 
 }
 
 impl Config {
+    /// Brings the page that the guest reads up to date, but for the byte that the interrupt writes.
+    fn publish(&self) {
+        let Some(page) = &self.page else { return };
+        let (before, rest) = self.space.bytes().split_at_checked(config::STATUS).unwrap_or_default();
+        page.write(0, before);
+        page.write((config::STATUS as u64).saturating_add(1), rest.get(1..).unwrap_or_default());
+    }
+
     /// What the PCI_CFG window points at: an offset in the memory BAR and a length, if they make sense.
     fn window_access(&self, window: u16) -> Option<(u64, usize)> {
         let field = |at: usize| usize::from(window).saturating_add(at);
@@ -412,6 +457,22 @@ impl Vdev for VirtioFunction {
 impl Function for VirtioFunction {
     fn windows(&self) -> Vec<Window> {
         lock(&self.config).space.windows()
+    }
+
+    fn show_config(&self, at: u64) {
+        let Ok(page) = self.host.page(Sight::Read) else { return };
+        let page: Arc<dyn Page> = page.into();
+        let mut config = lock(&self.config);
+        config.page = Some(Arc::clone(&page));
+        config.publish();
+        self.interrupt.set_config_page(Some(Arc::clone(&page)));
+        if let Err(error) = page.show(Some(at)) {
+            debug!("{}: configuration space is not shown: {error}", self.name);
+        }
+        for range in config.space.inert() {
+            let range = at.saturating_add(range.start)..at.saturating_add(range.end);
+            let _ = self.host.defer_writes(range, true);
+        }
     }
 
     fn set_multi_function(&self) {

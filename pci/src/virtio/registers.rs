@@ -1,5 +1,7 @@
 //! The register layouts of the virtio transport over PCI, as tables: an offset is never typed twice.
 
+use std::ops::Range;
+
 /// A register, whichever layout shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Register {
@@ -77,6 +79,35 @@ pub(crate) const LEGACY_VECTORS: Layout = &[(Register::ConfigVector, 2), (Regist
 /// Bytes that a layout takes.
 pub(crate) fn len(layout: &[(Register, u64)]) -> u64 {
     layout.iter().fold(0, |sum, (_, width)| sum.saturating_add(*width))
+}
+
+/// Ranges of [`COMMON`] whose writes may come late: the device only takes note of them, and acts on a later access to
+/// another register. Reads come at once, and with them what was written before.
+pub(crate) fn notes() -> Vec<Range<u64>> {
+    let mut ranges: Vec<Range<u64>> = Vec::new();
+    let mut start = 0_u64;
+    for (register, width) in COMMON {
+        let end = start.saturating_add(*width);
+        let is_note = matches!(
+            register,
+            Register::DeviceFeatureSelect
+                | Register::DeviceFeature
+                | Register::DriverFeatureSelect
+                | Register::DriverFeature
+                | Register::QueueSelect
+                | Register::QueueSize
+                | Register::QueueDesc
+                | Register::QueueDriver
+                | Register::QueueDevice
+        );
+        match ranges.last_mut() {
+            Some(last) if is_note && last.end == start => last.end = end,
+            _ if is_note => ranges.push(start..end),
+            _ => {}
+        }
+        start = end;
+    }
+    ranges
 }
 
 /// A value written to a register, or to one half of an eight-byte register.
@@ -167,6 +198,11 @@ mod tests {
         assert_eq!(offsets, [0, 4, 8, 0xc, 0xe, 0x10, 0x12, 0x13]);
         assert_eq!(len(LEGACY), 20);
         assert_eq!(len(LEGACY_VECTORS), 4);
+    }
+
+    #[test]
+    fn what_may_come_late_are_features_selection_size_and_addresses() {
+        assert_eq!(notes(), [0..0x10, 0x16..0x1a, 0x20..0x38]);
     }
 
     #[test]
