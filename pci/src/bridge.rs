@@ -1,11 +1,12 @@
 //! The host bridge: the function at 00:00.0 that guests expect, with nothing behind it.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use devices::vdev::{Access, Effect, Region, Vdev};
 
 use crate::config::{ConfigSpace, Identity};
 use crate::function::{Function, Window};
+use crate::host::Pages;
 use crate::lock;
 
 /// Vendor, device and class of a host bridge that no driver binds to.
@@ -51,6 +52,11 @@ impl Vdev for Bridge {
 impl Function for Bridge {
     fn windows(&self) -> Vec<Window> {
         Vec::new()
+    }
+
+    fn show_config(&self, page: Arc<dyn Pages>, _at: u64) {
+        page.write(0, &[0; 4096]);
+        page.write(0, lock(&self.config).bytes());
     }
 
     fn set_multi_function(&self) {

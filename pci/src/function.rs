@@ -1,6 +1,10 @@
 //! A PCI function as its bus sees it.
 
+use std::sync::Arc;
+
 use devices::vdev::{Region, Vdev};
+
+use crate::host::Pages;
 
 /// A range that a function decodes now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,8 +24,8 @@ pub trait Function: Vdev {
     /// The ranges that it decodes at this moment.
     fn windows(&self) -> Vec<Window>;
 
-    /// The guest finds the function's configuration space at this address, and may see it there without an exit.
-    fn show_config(&self, _at: u64) {}
+    /// From now on the guest sees its configuration space in `page`, at this guest-physical address, without an exit.
+    fn show_config(&self, page: Arc<dyn Pages>, at: u64);
 
     /// The slot has other functions too, which the header type of function 0 has to tell.
     fn set_multi_function(&self);

@@ -14,7 +14,7 @@ pub enum Bell {
     Port(u16, u16),
 }
 
-/// What the guest may do with a [`Page`] without leaving.
+/// What the guest may do with [`Pages`] without leaving.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sight {
     /// Read; writes come as accesses do.
@@ -23,15 +23,15 @@ pub enum Sight {
     Write,
 }
 
-/// 4096 bytes that the guest can see at an address of its own, as it sees RAM.
-pub trait Page: Send + Sync {
-    /// Puts bytes into the page. What is beyond its end is left out.
+/// Pages of 4096 bytes that the guest can see at an address of its own, as it sees RAM.
+pub trait Pages: Send + Sync {
+    /// Puts bytes into the pages. What is beyond their end is left out.
     fn write(&self, offset: u64, bytes: &[u8]);
 
-    /// Takes bytes out of the page. What is beyond its end stays as it is.
+    /// Takes bytes out of the pages. What is beyond their end stays as it is.
     fn read(&self, offset: u64, bytes: &mut [u8]);
 
-    /// Shows the page at this guest-physical address alone, or nowhere; then accesses come as all others do.
+    /// Shows the pages at this guest-physical address alone, or nowhere; then accesses come as all others do.
     ///
     /// # Errors
     ///
@@ -69,12 +69,12 @@ pub trait Host: Send + Sync {
     /// It was not bound.
     fn unbind_doorbell(&self, bell: Bell, event: &EventFd) -> io::Result<()>;
 
-    /// A new page of zeros, shown nowhere.
+    /// So many new pages of zeros, shown nowhere.
     ///
     /// # Errors
     ///
     /// The machine has no such pages.
-    fn page(&self, _sight: Sight) -> io::Result<Box<dyn Page>> {
+    fn pages(&self, _sight: Sight, _count: u64) -> io::Result<Box<dyn Pages>> {
         Err(io::ErrorKind::Unsupported.into())
     }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Mutex;
 
-use crate::host::Page;
+use crate::host::Pages;
 use crate::{lock, read_bytes};
 
 /// The capability's identifier.
@@ -35,14 +35,14 @@ pub struct Msix {
     control: u16,
     vectors: u16,
     /// The table, as the guest sees it. It may be writing it at any time.
-    table: Box<dyn Page>,
+    table: Box<dyn Pages>,
     /// The pending bits, as the guest sees them.
     pending: Vec<u8>,
 }
 
 impl Msix {
     /// At most 256 vectors in `table`, all masked, MSI-X itself off.
-    pub fn new(vectors: u16, table: Box<dyn Page>) -> Self {
+    pub fn new(vectors: u16, table: Box<dyn Pages>) -> Self {
         let vectors = vectors.min(MAX_VECTORS);
         for vector in 0..vectors {
             table.write(entry_offset(vector).saturating_add(VECTOR_CONTROL), &[1]);
@@ -174,7 +174,7 @@ impl Default for Unseen {
     }
 }
 
-impl Page for Unseen {
+impl Pages for Unseen {
     fn write(&self, offset: u64, bytes: &[u8]) {
         let mut page = lock(&self.0);
         let to = usize::try_from(offset).ok().and_then(|at| page.get_mut(at..)).unwrap_or_default();

@@ -4,6 +4,7 @@
 //! the port window (absolute addresses). A BAR that moves needs no change outside of this file.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use devices::vdev::{Access, Effect, Region, Vdev};
@@ -11,6 +12,7 @@ use log::debug;
 
 use crate::config::touches_decode;
 use crate::function::{Function, Window};
+use crate::host::{Host, Pages, Sight};
 
 /// Bytes of ECAM for one bus: 32 slots of 8 functions of 4 KiB (PCI Express 3.0 §7.2.2).
 pub const ECAM_LEN: u64 = 1 << 20;
@@ -50,10 +52,28 @@ impl Root {
         Ok(())
     }
 
-    /// ECAM begins at this guest-physical address.
-    pub fn show_config(&self, ecam: u64) {
+    /// Lets the guest see configuration space without an exit, where the machine can do that: ECAM, which begins at this
+    /// guest-physical address, from the first slot with a function to the last one.
+    pub fn show_config(&self, host: &dyn Host, ecam: u64) {
+        let (Some(first), Some(last)) = (self.functions.keys().min(), self.functions.keys().max()) else {
+            return;
+        };
+        let (first, end) = (first & !7, u64::from(last | 7).saturating_add(1));
+        let count = end.saturating_sub(first.into());
+        let at = |address: u64| ecam.saturating_add(address << 12);
+        let Ok(pages) = host.pages(Sight::Read, count) else { return };
+        let pages: Arc<dyn Pages> = pages.into();
+        // Absent functions read as all ones.
+        for page in 0..count {
+            pages.write(page << 12, &[0xff; 4096]);
+        }
         for (address, function) in &self.functions {
-            function.show_config(ecam.saturating_add(u64::from(*address) << 12));
+            let offset = u64::from(address.saturating_sub(first)) << 12;
+            let page = Part { pages: Arc::clone(&pages), offset };
+            function.show_config(Arc::new(page), at((*address).into()));
+        }
+        if let Err(error) = pages.show(Some(at(first.into()))) {
+            debug!("pci: configuration space is not shown: {error}");
         }
     }
 
@@ -88,6 +108,30 @@ impl Root {
         if !windows.iter().map(|(window, _)| window).eq(decoded.iter().map(|(window, _)| window)) {
             debug!("pci: {:x?}", windows.iter().map(|(w, f)| (f.name(), w)).collect::<Vec<_>>());
             *decoded = windows;
+        }
+    }
+}
+
+/// The page of one function among those of the bus.
+struct Part {
+    pages: Arc<dyn Pages>,
+    offset: u64,
+}
+
+impl Pages for Part {
+    fn write(&self, offset: u64, bytes: &[u8]) {
+        self.pages.write(self.offset.saturating_add(offset), bytes);
+    }
+
+    fn read(&self, offset: u64, bytes: &mut [u8]) {
+        self.pages.read(self.offset.saturating_add(offset), bytes);
+    }
+
+    /// A function that has to see reads takes the others' pages away too: they are one slot.
+    fn show(&self, at: Option<u64>) -> io::Result<()> {
+        match at {
+            None => self.pages.show(None),
+            Some(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 }

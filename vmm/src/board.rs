@@ -133,7 +133,7 @@ impl<'a> Board<'a> {
         ];
         if pci_config.has_ecam() {
             windows.push((Space::Memory, layout::ECAM, Access { region: Region::PciConfig, offset: 0 }));
-            root.show_config(layout::ECAM.start);
+            root.show_config(self.vm, layout::ECAM.start);
         }
         for (space, range, first) in windows {
             map.attach(space, range, first, Arc::<Root>::clone(&root))?;

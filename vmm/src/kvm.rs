@@ -22,7 +22,7 @@ use kvm_bindings::{
     kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, IoEventAddress, NoDatamatch, VcpuFd, VmFd};
-use pci::host::{Bell, Host, Page, Sight};
+use pci::host::{Bell, Host, Pages, Sight};
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::errno;
 use vmm_sys_util::eventfd::EventFd;
@@ -31,7 +31,7 @@ pub use self::error::Error;
 use crate::cpuid::{self, MOST_SHORT_IDS};
 use crate::layout;
 use crate::memory::Ram;
-use crate::page::SlotPage;
+use crate::pages::SlotPages;
 
 /// Where KVM is.
 pub const DEVICE: &str = "/dev/kvm";
@@ -272,9 +272,9 @@ impl Host for Vm {
         Ok(())
     }
 
-    fn page(&self, sight: Sight) -> io::Result<Box<dyn Page>> {
+    fn pages(&self, sight: Sight, count: u64) -> io::Result<Box<dyn Pages>> {
         let slot = self.next_slot.fetch_add(1, Ordering::Relaxed);
-        Ok(Box::new(SlotPage::new(self.clone(), slot, sight)?))
+        Ok(Box::new(SlotPages::new(self.clone(), slot, sight, count)?))
     }
 
     fn defer_writes(&self, range: Range<u64>, is_on: bool) -> io::Result<()> {

@@ -14,7 +14,7 @@ pub mod kvm;
 pub mod layout;
 pub mod log;
 pub mod memory;
-mod page;
+mod pages;
 pub mod signals;
 pub mod terminal;
 pub mod vcpu;

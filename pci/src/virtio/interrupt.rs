@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use devices::interrupt::{Cause, Interrupt};
 
 use crate::config::{self, command};
-use crate::host::{Host, Page, Sight};
+use crate::host::{Host, Pages, Sight};
 use crate::line::Pin;
 use crate::lock;
 use crate::msix::{Msix, Unseen};
@@ -42,7 +42,7 @@ struct Wires {
     /// How often the table had to be hidden.
     hidings: u32,
     /// The page in which the guest sees configuration space without an exit.
-    config_page: Option<Arc<dyn Page>>,
+    config_page: Option<Arc<dyn Pages>>,
     /// The command register, as it was written last.
     command: u16,
     pin: Pin,
@@ -51,7 +51,7 @@ struct Wires {
 impl FunctionInterrupt {
     /// One vector for the configuration and one for each queue.
     pub(crate) fn new(host: Arc<dyn Host>, pin: Pin, queues: u16, needs_bus_master: bool) -> Self {
-        let table = host.page(Sight::Write).unwrap_or_else(|_| Box::new(Unseen::default()));
+        let table = host.pages(Sight::Write, 1).unwrap_or_else(|_| Box::new(Unseen::default()));
         let wires = Wires {
             isr: 0,
             config_vector: NO_VECTOR,
@@ -111,7 +111,7 @@ impl FunctionInterrupt {
     }
 
     /// The guest sees configuration space in `page` from now on; this half of the status register is written here.
-    pub(crate) fn set_config_page(&self, page: Option<Arc<dyn Page>>) {
+    pub(crate) fn set_config_page(&self, page: Option<Arc<dyn Pages>>) {
         let _ = self.change(|wires| wires.config_page = page);
     }
 

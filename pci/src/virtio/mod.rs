@@ -24,7 +24,7 @@ use self::interrupt::FunctionInterrupt;
 use self::registers::{COMMON, LEGACY, LEGACY_VECTORS};
 use crate::config::{self, Bar, ConfigSpace, Identity, command, touches_decode};
 use crate::function::{Function, Window};
-use crate::host::{Bell, Host, Page, Sight};
+use crate::host::{Bell, Host, Pages};
 use crate::line::Pin;
 use crate::lock;
 
@@ -78,7 +78,7 @@ struct Config {
     /// The PCI_CFG capability.
     window: Option<u16>,
     /// Where the guest reads it without an exit.
-    page: Option<Arc<dyn Page>>,
+    page: Option<Arc<dyn Pages>>,
 }
 
 impl VirtioFunction {
@@ -377,6 +377,9 @@ impl VirtioFunction {
     }
 }
 
+/// Bytes of a page, the extended configuration space included.
+const PAGE_LEN: usize = 4096;
+
 /// Offset of the legacy doorbell, which all queues share.
 const NOTIFY_PORT: u16 = 0x10;
 
@@ -459,16 +462,12 @@ impl Function for VirtioFunction {
         lock(&self.config).space.windows()
     }
 
-    fn show_config(&self, at: u64) {
-        let Ok(page) = self.host.page(Sight::Read) else { return };
-        let page: Arc<dyn Page> = page.into();
+    fn show_config(&self, page: Arc<dyn Pages>, at: u64) {
         let mut config = lock(&self.config);
+        page.write(0, &[0; PAGE_LEN]);
         config.page = Some(Arc::clone(&page));
         config.publish();
-        self.interrupt.set_config_page(Some(Arc::clone(&page)));
-        if let Err(error) = page.show(Some(at)) {
-            debug!("{}: configuration space is not shown: {error}", self.name);
-        }
+        self.interrupt.set_config_page(Some(page));
         for range in config.space.inert() {
             let range = at.saturating_add(range.start)..at.saturating_add(range.end);
             let _ = self.host.defer_writes(range, true);

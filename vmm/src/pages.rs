@@ -4,15 +4,15 @@ use std::io;
 use std::sync::{Mutex, PoisonError};
 
 use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
-use pci::host::{Page, Sight};
+use pci::host::{Pages, Sight};
 use vm_memory::mmap::MmapRegion;
 use vm_memory::{Bytes, VolatileMemory};
 
 use crate::kvm::Vm;
 use crate::layout;
 
-/// A page and the memory slot that shows it.
-pub(crate) struct SlotPage {
+/// Pages and the memory slot that shows them.
+pub(crate) struct SlotPages {
     vm: Vm,
     slot: u32,
     sight: Sight,
@@ -21,10 +21,11 @@ pub(crate) struct SlotPage {
     shown: Mutex<Option<u64>>,
 }
 
-impl SlotPage {
-    /// A page of zeros for memory slot `slot`, which nothing else uses.
-    pub(crate) fn new(vm: Vm, slot: u32, sight: Sight) -> io::Result<Self> {
-        let host = MmapRegion::new(layout::PAGE as usize).map_err(io::Error::other)?;
+impl SlotPages {
+    /// So many pages of zeros for memory slot `slot`, which nothing else uses.
+    pub(crate) fn new(vm: Vm, slot: u32, sight: Sight, count: u64) -> io::Result<Self> {
+        let len = usize::try_from(count.saturating_mul(layout::PAGE)).map_err(io::Error::other)?;
+        let host = MmapRegion::new(len).map_err(io::Error::other)?;
         Ok(Self { vm, slot, sight, host: Box::leak(Box::new(host)), shown: Mutex::new(None) })
     }
 
@@ -34,18 +35,18 @@ impl SlotPage {
             slot: self.slot,
             flags: if self.sight == Sight::Read { KVM_MEM_READONLY } else { 0 },
             guest_phys_addr: at.unwrap_or(0),
-            memory_size: if at.is_some() { layout::PAGE } else { 0 },
+            memory_size: at.map_or(0, |_| self.host.size() as u64),
             userspace_addr: self.host.as_ptr().addr() as u64,
         };
         #[expect(unsafe_code, reason = "the guest will see host memory that is named by address")]
-        // SAFETY: the page is mapped for as long as the process lives, holds nothing but what the guest may see, and is
-        // read and written by volatile accesses only. The slot is this page's own.
+        // SAFETY: the pages are mapped for as long as the process lives, hold nothing but what the guest may see, and are
+        // read and written by volatile accesses only. The slot is their own.
         unsafe { self.vm.fd().set_user_memory_region(region) }?;
         Ok(())
     }
 }
 
-impl Page for SlotPage {
+impl Pages for SlotPages {
     fn write(&self, offset: u64, bytes: &[u8]) {
         if let Ok(at) = usize::try_from(offset) {
             // What does not fit is left out.
@@ -68,7 +69,7 @@ impl Page for SlotPage {
             self.set_slot(None)?;
         }
         if let Some(address) = at {
-            let end = address.saturating_add(layout::PAGE);
+            let end = address.saturating_add(self.host.size() as u64);
             let is_device = |window: &std::ops::Range<u64>| window.start <= address && end <= window.end;
             if !is_device(&layout::PCI_MEMORY) && !is_device(&layout::ECAM) {
                 return Err(io::ErrorKind::AddrNotAvailable.into());
