@@ -49,6 +49,8 @@ pub struct Machine {
     pub legacy: Legacy,
     /// AML of further devices, each whole and in the scope `\_SB`.
     pub parts: Vec<Vec<u8>>,
+    /// Further tables, each whole, with a header and a checksum that are right.
+    pub tables: Vec<Vec<u8>>,
 }
 
 /// An I/O APIC (ACPI 6.5, 5.2.12.3).
@@ -174,10 +176,14 @@ pub fn tables(machine: &Machine) -> Result<Tables> {
     for table in [fixed::fadt(machine, dsdt), fixed::madt(machine)].into_iter().chain(mcfg) {
         xsdt.add_entry(tables.place(&table));
     }
+    for table in &machine.tables {
+        xsdt.add_entry(tables.place(table));
+    }
     let xsdt = tables.place(&bytes(&xsdt));
     tables.rsdp = tables.place(&bytes(&Rsdp::new(OEM_ID, xsdt)));
 
-    let room = usize::try_from(ACPI.end.saturating_sub(ACPI.start)).unwrap_or(usize::MAX);
+    let room =
+        usize::try_from(crate::layout::RESET_VECTOR.start.saturating_sub(ACPI.start)).unwrap_or(usize::MAX);
     let size = tables.bytes.len();
     if size > room { Err(Error::TablesTooLarge { size, room }) } else { Ok(tables) }
 }

@@ -34,10 +34,15 @@ impl CommandLine {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Its words.
+    pub(crate) fn words(&self) -> impl Iterator<Item = &str> + Clone {
+        words(&self.0)
+    }
 }
 
 /// The words of a command line: split at white space outside double quotes.
-fn words(line: &str) -> impl Iterator<Item = &str> {
+fn words(line: &str) -> impl Iterator<Item = &str> + Clone {
     let mut is_quoted = false;
     line.split(move |letter: char| {
         is_quoted ^= letter == '"';

@@ -1,5 +1,6 @@
-//! The state of the boot processor when the kernel gets it (boot protocol, "64-bit Boot Protocol"): 64-bit
-//! mode, interrupts off, flat segments, the first 4 GiB mapped to themselves.
+//! The state of the boot processor when the kernel gets it: interrupts off, flat segments, and either 64-bit
+//! mode with the first 4 GiB mapped to themselves (boot protocol, "64-bit Boot Protocol") or 32-bit mode
+//! without paging (Xen, `docs/misc/pvh.pandoc`).
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -36,6 +37,8 @@ const GDT_LIMIT: u16 = DATA.selector + 7;
 
 /// `__BOOT_CS`, as the boot protocol wants it: a flat 64-bit segment to execute and read.
 const CODE: Segment = Segment { selector: 0x10, kind: 0xb, is_64_bit: true, is_32_bit: false };
+/// The same for 32-bit mode.
+const CODE_32: Segment = Segment { is_64_bit: false, is_32_bit: true, ..CODE };
 /// `__BOOT_DS`, as the boot protocol wants it: a flat segment to read and write.
 const DATA: Segment = Segment { selector: 0x18, kind: 0x3, is_64_bit: false, is_32_bit: true };
 
@@ -89,15 +92,17 @@ pub struct TableRegister {
 pub struct Entry {
     /// Where it starts.
     pub rip: u64,
-    /// The top of [`crate::layout::STACK`]. The boot protocol asks for no stack.
+    /// The top of [`crate::layout::STACK`]. Neither protocol asks for a stack.
     pub rsp: u64,
-    /// The address of `struct boot_params`.
+    /// The address of `struct boot_params`, or 0.
     pub rsi: u64,
+    /// The address of `struct hvm_start_info`, or 0.
+    pub rbx: u64,
     /// Flags, with interrupts off.
     pub rflags: u64,
     /// Control register 0.
     pub cr0: u64,
-    /// The page tables.
+    /// The page tables, or 0.
     pub cr3: u64,
     /// Control register 4.
     pub cr4: u64,
@@ -112,11 +117,9 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Writes descriptor table and page tables to `memory`, for a kernel that starts at `rip`.
+    /// Writes descriptor table and page tables to `memory`, for a kernel that starts at `rip` in 64-bit mode.
     pub(crate) fn write(memory: &GuestMemoryMmap, rip: u64) -> Result<Self> {
-        let descriptors = [0, 0, CODE.descriptor(), DATA.descriptor()];
-        put(memory, "the descriptor table", GDT, descriptors)?;
-
+        put(memory, "the descriptor table", GDT, [0, 0, CODE.descriptor(), DATA.descriptor()])?;
         put(memory, "the page tables", PML4, [PDPT | PRESENT_WRITABLE])?;
         let directories = PAGE_DIRECTORIES.step_by(TABLE_SIZE).map(|table| table | PRESENT_WRITABLE);
         put(memory, "the page tables", PDPT, directories)?;
@@ -127,6 +130,7 @@ impl Entry {
             rip,
             rsp: STACK.end,
             rsi: BOOT_PARAMS,
+            rbx: 0,
             rflags: RFLAGS,
             cr0: CR0,
             cr3: PML4,
@@ -134,6 +138,26 @@ impl Entry {
             efer: EFER,
             gdt: TableRegister { base: GDT, limit: GDT_LIMIT },
             code: CODE,
+            data: DATA,
+        })
+    }
+
+    /// Writes the descriptor table to `memory`, for a kernel that starts at `rip` as PVH has it. The page for
+    /// boot parameters is the one with `struct hvm_start_info`.
+    pub(crate) fn write_pvh(memory: &GuestMemoryMmap, rip: u64) -> Result<Self> {
+        put(memory, "the descriptor table", GDT, [0, 0, CODE_32.descriptor(), DATA.descriptor()])?;
+        Ok(Self {
+            rip,
+            rsp: STACK.end,
+            rsi: 0,
+            rbx: BOOT_PARAMS,
+            rflags: RFLAGS,
+            cr0: CR0_PE | CR0_ET,
+            cr3: 0,
+            cr4: 0,
+            efer: 0,
+            gdt: TableRegister { base: GDT, limit: GDT_LIMIT },
+            code: CODE_32,
             data: DATA,
         })
     }
@@ -221,6 +245,18 @@ mod tests {
         assert_eq!(entry.rsi, BOOT_PARAMS);
         assert_eq!((entry.cr0, entry.cr3, entry.cr4, entry.efer), (0x8000_0031, PML4, 0x20, 0x500));
         assert_eq!(entry.rflags & 1 << 9, 0);
+    }
+
+    #[test]
+    fn a_pvh_kernel_starts_in_32_bit_mode_without_paging() {
+        let memory = memory();
+        let entry = Entry::write_pvh(&memory, 0x100_0200).unwrap();
+        assert_eq!((entry.rip, entry.rbx, entry.rsi), (0x100_0200, BOOT_PARAMS, 0));
+        assert_eq!((entry.cr0, entry.cr3, entry.cr4, entry.efer), (0x11, 0, 0, 0));
+        assert_eq!(entry.rflags, 2);
+        assert!(entry.code.is_32_bit && !entry.code.is_64_bit);
+        assert_eq!(qword(&memory, GDT + 0x10), 0x00cf_9b00_0000_ffff);
+        assert_eq!(qword(&memory, GDT + 0x18), 0x00cf_9300_0000_ffff);
     }
 
     #[test]

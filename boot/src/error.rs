@@ -5,8 +5,10 @@ use std::path::PathBuf;
 
 use vm_memory::GuestMemoryError;
 
-/// Why a guest cannot be booted. All but [`Error::Memory`] and a file that changes under our hands are found
-/// before a VM is made.
+use crate::payload::Compressor;
+
+/// Why a guest cannot be booted. All but [`Error::Memory`], a damaged payload and a file that changes under our
+/// hands are found before a VM is made.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The host refused an operation on an input file.
@@ -38,6 +40,40 @@ pub enum Error {
         path: PathBuf,
         /// Which property it lacks.
         reason: &'static str,
+    },
+    /// The kernel file is an ELF file that cannot be booted.
+    #[error("{} cannot be booted: {reason}", path.display())]
+    NotBootable {
+        /// The file.
+        path: PathBuf,
+        /// Which property it lacks, or which is broken.
+        reason: &'static str,
+    },
+    /// The kernel's payload is damaged.
+    #[error("cannot unpack {}, which is packed with {compressor}", path.display())]
+    Unpack {
+        /// The file.
+        path: PathBuf,
+        /// What it is packed with.
+        compressor: Compressor,
+        /// What the unpacker says.
+        source: io::Error,
+    },
+    /// The kernel's payload can be unpacked, but not to a kernel.
+    #[error("the payload of {}, packed with {compressor}, cannot be used: {reason}", path.display())]
+    Payload {
+        /// The file.
+        path: PathBuf,
+        /// What it is packed with.
+        compressor: Compressor,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A file in the kernel cache might be anybody's.
+    #[error("{} belongs to another user, or others may write to it", path.display())]
+    CacheOwner {
+        /// The file.
+        path: PathBuf,
     },
     /// The kernel speaks a boot protocol from before 2.12 (Linux 3.8).
     #[error(
@@ -138,5 +174,5 @@ pub enum Error {
     },
 }
 
-/// [`std::result::Result`] with this crate's [`Error`].
-pub type Result<T> = std::result::Result<T, Error>;
+/// [`std::result::Result`] with this crate's [`Error`], if nothing else is said.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

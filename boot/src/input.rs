@@ -1,7 +1,7 @@
 //! The files that a guest is booted from: opened and measured once, read straight into guest memory once.
 
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -49,6 +49,29 @@ impl Input {
         Ok(head)
     }
 
+    /// `N` bytes at `offset`.
+    pub(crate) fn array<const N: usize>(&self, offset: u64) -> Result<[u8; N]> {
+        let mut bytes = [0; N];
+        self.read_exact(offset, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// `length` bytes at `offset`. The caller knows that this is not too much for the host.
+    pub(crate) fn bytes(&self, offset: u64, length: u64) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
+        self.read_exact(offset, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn read_exact(&self, offset: u64, bytes: &mut [u8]) -> Result<()> {
+        self.file.read_exact_at(bytes, offset).map_err(|source| file_error("read", &self.path, source))
+    }
+
+    /// `length` bytes at `offset`, to be read one after the other. They end early where the file does.
+    pub(crate) fn part(&self, offset: u64, length: u64) -> Part<'_> {
+        Part { file: &self.file, offset, left: length }
+    }
+
     /// Reads `length` bytes at `offset` of the file into guest memory at `address`, without a copy in
     /// between.
     pub(crate) fn load(
@@ -82,7 +105,25 @@ impl Input {
     }
 }
 
-fn file_error(attempt: &'static str, path: &Path, source: io::Error) -> Error {
+/// A part of a file.
+pub(crate) struct Part<'a> {
+    file: &'a File,
+    offset: u64,
+    left: u64,
+}
+
+impl Read for Part<'_> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let room = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
+        let read = self.file.read_at(bytes.get_mut(..room).unwrap_or_default(), self.offset)?;
+        let count = u64::try_from(read).unwrap_or(u64::MAX);
+        self.offset = self.offset.saturating_add(count);
+        self.left = self.left.saturating_sub(count);
+        Ok(read)
+    }
+}
+
+pub(crate) fn file_error(attempt: &'static str, path: &Path, source: io::Error) -> Error {
     Error::File { attempt, path: path.to_owned(), source }
 }
 

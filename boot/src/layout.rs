@@ -50,6 +50,9 @@ pub const LOW_RAM_END: u64 = 0xa_0000;
 /// The ACPI tables. Within the range that firmware without EFI uses for the RSDP (ACPI 6.5, 5.2.5.1).
 pub const ACPI: Range<u64> = 0xe_0000..0x10_0000;
 
+/// Where a processor starts in real mode, at the end of what [`ACPI`] may fill (Intel SDM volume 3, 10.1.4).
+pub const RESET_VECTOR: Range<u64> = 0xf_fff0..0x10_0000;
+
 /// Where RAM goes on above the PC's hole.
 pub const HIGH_RAM_START: u64 = 0x10_0000;
 

@@ -6,7 +6,7 @@
 
 use std::mem::{offset_of, size_of};
 
-use linux_loader::loader::bootparam::{boot_e820_entry, boot_params};
+use linux_loader::loader::bootparam::{KASLR_FLAG, boot_e820_entry, boot_params};
 
 use crate::e820::MemoryMap;
 
@@ -44,6 +44,12 @@ impl ZeroPage {
         page.put(HEADER, header.get(HEADER..).unwrap_or_default());
         page.put(header_field!(type_of_loader), &[LOADER_UNDEFINED]);
         page
+    }
+
+    /// Says that the kernel's place is random, so that it makes more of its addresses so (`KASLR_FLAG`).
+    pub(crate) fn set_kaslr(&mut self) {
+        let [flags] = field(&self.0, header_field!(loadflags));
+        self.put(header_field!(loadflags), &[flags | KASLR_FLAG]);
     }
 
     /// The kernel's load address.

@@ -3,6 +3,8 @@
 //! One lock holds all of it. The register code of a transport and the device's thread take that lock, so a device is
 //! quiet when the write that resets it returns.
 
+mod announce;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +12,7 @@ use log::{debug, warn};
 
 use crate::chain::Memory;
 use crate::interrupt::{Cause, Interrupt};
-use crate::queue::{Areas, Fault, Queues, Ring};
+use crate::queue::{Areas, Fault, Queues, Ring, Running};
 use crate::virtio::{Desc, Next, VirtioDevice, Wake, Watch, feature};
 
 /// Bits of the device status (VIRTIO 1.3 §2.1).
@@ -61,15 +63,29 @@ pub enum Meaning {
 pub(crate) struct Wants {
     /// A new set of descriptors to watch.
     pub(crate) watch: Option<Vec<Watch>>,
+    /// The deadline that was asked for before is off.
+    pub(crate) drops_deadline: bool,
     /// A deadline.
     pub(crate) deadline: Option<Duration>,
-    /// Queues that have more to do, as bits.
-    pub(crate) again: u64,
+    /// A queue has more to do.
+    pub(crate) again: bool,
+    /// It is to be decided after this time whether to interrupt.
+    pub(crate) late: Option<Duration>,
 }
 
 impl Wants {
+    /// Nothing, and no longer what there is.
+    fn nothing(is_watching: &mut bool, has_deadline: &mut bool) -> Self {
+        Self {
+            watch: std::mem::take(is_watching).then(Vec::new),
+            drops_deadline: std::mem::take(has_deadline),
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
-        self.watch.is_none() && self.deadline.is_none() && self.again == 0
+        let Self { watch, drops_deadline, deadline, again, late } = self;
+        watch.is_none() && !drops_deadline && deadline.is_none() && !again && late.is_none()
     }
 }
 
@@ -80,8 +96,13 @@ struct Counters {
     interrupts: u64,
     lost_interrupts: u64,
     faults: u64,
+    /// How often a fault made the device ask for a reset.
+    breakages: u64,
     resets: u64,
 }
+
+/// A guest that breaks its rings and resets the device again and again does not fill the log.
+const MAX_TOLD: u64 = 16;
 
 /// A device, its queues and what the driver agreed on. See the module.
 pub struct Core {
@@ -102,6 +123,10 @@ pub struct Core {
     wants: Wants,
     /// The device's thread watches descriptors for it.
     is_watching: bool,
+    /// The device waits for a deadline.
+    has_deadline: bool,
+    /// The device's thread comes back for decisions that were put off.
+    has_late_timer: bool,
     counters: Counters,
 }
 
@@ -152,6 +177,8 @@ impl Core {
             may_access_memory: true,
             wants: Wants::default(),
             is_watching: false,
+            has_deadline: false,
+            has_late_timer: false,
             counters: Counters::default(),
         })
     }
@@ -190,9 +217,12 @@ impl Core {
         }
     }
 
-    /// A legacy driver writes its 32 feature bits; the others count as refused (VIRTIO 1.3 §4.1.4.10).
+    /// A legacy driver writes its 32 feature bits; the others count as refused (VIRTIO 1.3 §4.1.4.10). It may do so until
+    /// it has set DRIVER_OK.
     pub fn set_legacy_features(&mut self, bits: u32) {
-        self.driver_features = bits.into();
+        if self.status & (status::FEATURES_OK | status::DRIVER_OK) == 0 {
+            self.driver_features = bits.into();
+        }
     }
 
     fn offered(&self) -> u128 {
@@ -221,12 +251,25 @@ impl Core {
             added |= status::DRIVER_OK;
         }
         self.status |= added;
+        if added & status::DRIVER_OK != 0 && self.is_broken() {
+            // It could not be told before (VIRTIO 1.3 §2.1.2).
+            self.signal(Cause::Config);
+        }
         Meaning::Status(added)
     }
 
     fn can_accept_features(&self) -> bool {
         let has_version_1 = self.driver_features & feature::VERSION_1 != 0;
         has_version_1 && !self.has_unknown_features && self.driver_features & !self.offered() == 0
+    }
+
+    /// Has the device's thread watch what the device wants watched whatever its driver does.
+    pub(crate) fn watch_lasting(&mut self) {
+        let watches = self.device.watches();
+        if !watches.is_empty() {
+            self.is_watching = true;
+            self.wants.watch = Some(watches);
+        }
     }
 
     /// Back to the state after power-on (VIRTIO 1.3 §2.4).
@@ -245,15 +288,21 @@ impl Core {
             may_access_memory: _,
             wants,
             is_watching,
-            counters,
+            has_deadline,
+            has_late_timer,
+            counters: _,
         } = self;
+        // Should the thread come all the same, it finds nothing.
+        *has_late_timer = false;
         device.reset();
         *status = 0;
         *driver_features = 0;
         *has_unknown_features = false;
         *select = Select::default();
         rings.iter_mut().for_each(Ring::reset);
-        *wants = Wants { watch: std::mem::take(is_watching).then(Vec::new), ..Wants::default() };
+        *wants = Wants::nothing(is_watching, has_deadline);
+        self.watch_lasting();
+        let Self { counters, .. } = self;
         counters.resets = counters.resets.saturating_add(1);
     }
 
@@ -368,48 +417,66 @@ impl Core {
         }
     }
 
+    /// Serves queue `index` if its last service ended before it was empty.
+    pub(crate) fn serve_more(&mut self, index: u16) {
+        if self.rings.get(usize::from(index)).is_some_and(|r| r.has_more) {
+            self.serve(Wake::Queue(index));
+        }
+    }
+
     /// Serves the device once, interrupts for what it used, and notes what it wants next.
+    ///
+    /// A device that may not access memory is served too, with queues that have nothing: what the host wants to tell it
+    /// would come again and again otherwise.
     pub fn serve(&mut self, wake: Wake) {
-        if self.is_broken() || !self.may_access_memory {
+        // A deadline may have been on its way when the device was reset.
+        let is_meant = wake != Wake::Deadline || std::mem::take(&mut self.has_deadline);
+        // What the device watches whatever its driver does is heard though its rings are broken.
+        let is_lasting = matches!(wake, Wake::Host(_));
+        if !is_meant || (self.is_broken() && !is_lasting) {
             return;
         }
         self.counters.services = self.counters.services.saturating_add(1);
-        let is_driver_ok = self.status & status::DRIVER_OK != 0;
+        if let (Wake::Queue(index), true) = (wake, self.may_access_memory)
+            && self.is_late(index)
+        {
+            self.decide(index);
+        }
+        if let Wake::Queue(index) = wake
+            && let Some(ring) = self.rings.get_mut(usize::from(index))
+        {
+            ring.has_more = false;
+        }
+        let running = match (self.may_access_memory, self.status & status::DRIVER_OK != 0) {
+            _ if self.is_broken() => Running::None,
+            (false, _) => Running::None,
+            (true, false) => Running::Legacy,
+            (true, true) => Running::All,
+        };
         let accepted = self.accepted();
-        let mut queues = Queues::new(&self.memory, &mut self.rings, accepted, is_driver_ok);
-        let served = self.device.service(wake, &mut queues);
-        let exhausted = queues.exhausted;
-        match served {
-            Ok(next) => self.note(next, exhausted),
+        let mut queues = Queues::new(&self.memory, &mut self.rings, accepted, running);
+        match self.device.service(wake, &mut queues) {
+            Ok(next) => self.note(next),
             Err(fault) => self.fail(fault),
         }
-        self.announce();
+        if self.may_access_memory {
+            self.announce();
+        }
     }
 
-    fn note(&mut self, next: Next, exhausted: u64) {
+    fn note(&mut self, next: Next) {
         let Next { config_changed, watch, deadline } = next;
         if let Some(watch) = watch {
             self.is_watching = !watch.is_empty();
             self.wants.watch = Some(watch);
         }
+        self.has_deadline |= deadline.is_some();
         self.wants.deadline = deadline.or(self.wants.deadline);
-        self.wants.again |= exhausted;
+        self.wants.again |= self.rings.iter().any(|ring| ring.has_more);
         if config_changed {
             self.generation.is_stale = true;
             if self.is_live() {
                 self.signal(Cause::Config);
-            }
-        }
-    }
-
-    /// Interrupts for every queue whose driver is waiting for what was used.
-    fn announce(&mut self) {
-        for index in 0..self.queue_count() {
-            let Some(ring) = self.rings.get_mut(usize::from(index)) else { return };
-            match ring.take_interrupt(&self.memory) {
-                Ok(false) => {}
-                Ok(true) => self.signal(Cause::Queue(index)),
-                Err(fault) => return self.fail(fault),
             }
         }
     }
@@ -420,11 +487,18 @@ impl Core {
         if self.is_broken() {
             return;
         }
-        warn!("{}: {fault}; the device waits for its driver to reset it", self.desc.name);
+        match self.counters.breakages {
+            0..MAX_TOLD => warn!("{}: {fault}; the device waits for its driver to reset it", self.desc.name),
+            MAX_TOLD => {
+                warn!("{}: {fault}; from now on such faults are counted and not told", self.desc.name)
+            }
+            _ => debug!("{}: {fault}", self.desc.name),
+        }
+        self.counters.breakages = self.counters.breakages.saturating_add(1);
         let was_running = self.status & status::DRIVER_OK != 0;
         self.status |= status::DEVICE_NEEDS_RESET;
-        let watch = std::mem::take(&mut self.is_watching).then(Vec::new);
-        self.wants = Wants { watch, ..Wants::default() };
+        self.wants = Wants::nothing(&mut self.is_watching, &mut self.has_deadline);
+        self.watch_lasting();
         if was_running {
             self.signal(Cause::Config);
         }
@@ -449,7 +523,7 @@ impl Core {
 
     /// The state as text, for the status signal.
     pub fn describe(&self) -> String {
-        let Counters { services, interrupts, lost_interrupts, faults, resets } = self.counters;
+        let Counters { services, interrupts, lost_interrupts, faults, breakages: _, resets } = self.counters;
         let queues: String = (self.rings.iter().enumerate())
             .filter(|(_, r)| r.is_enabled)
             .map(|(i, r)| format!(", queue {i} of {} entries", r.size))

@@ -79,6 +79,10 @@ impl Engine {
         }
     }
 
+    pub(crate) fn queue_count(&self) -> u16 {
+        u16::try_from(self.doorbells.len()).unwrap_or(u16::MAX)
+    }
+
     /// The descriptors of the doorbells that wake the thread, with their queues.
     pub(crate) fn worker_doorbells(&self) -> impl Iterator<Item = (u16, &EventFd)> {
         (0..).zip(&self.doorbells).filter_map(|(queue, bell)| match bell {
@@ -92,6 +96,7 @@ impl Engine {
         if self.worker_doorbells().next().is_some() {
             self.worker.start(self);
         }
+        self.serve(Core::watch_lasting);
     }
 
     /// Stops the thread and waits for it. It does not start again.

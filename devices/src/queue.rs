@@ -2,6 +2,7 @@
 
 use std::num::Wrapping;
 use std::sync::atomic::{Ordering, fence};
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 use virtio_queue::{Queue, QueueT};
@@ -111,9 +112,13 @@ pub(crate) struct Ring {
     pub(crate) is_legacy: bool,
     /// The driver enabled it and the addresses were good.
     pub(crate) is_enabled: bool,
+    /// The last service ended before the queue was empty.
+    pub(crate) has_more: bool,
     state: Queue,
-    /// Used entries that the decision to interrupt has not seen.
-    has_unannounced: bool,
+    /// The used index up to which it has been decided whether to interrupt.
+    announced: u16,
+    /// The latest use that this has not been decided for: the used index, and when that was seen.
+    undecided: Option<(u16, Instant)>,
     spare: Vec<Segment>,
 }
 
@@ -125,8 +130,10 @@ impl Ring {
             areas: Areas::default(),
             is_legacy: false,
             is_enabled: false,
+            has_more: false,
             state: Queue::new(max)?,
-            has_unannounced: false,
+            announced: 0,
+            undecided: None,
             spare: Vec::new(),
         })
     }
@@ -137,13 +144,16 @@ impl Ring {
 
     /// Back to the state after power-on.
     pub(crate) fn reset(&mut self) {
-        let Self { size, areas, is_legacy, is_enabled, state, has_unannounced, spare: _ } = self;
+        let Self { size, areas, is_legacy, is_enabled, has_more, state, announced, undecided, spare: _ } =
+            self;
         state.reset();
         *size = state.max_size();
         *areas = Areas::default();
         *is_legacy = false;
         *is_enabled = false;
-        *has_unannounced = false;
+        *has_more = false;
+        *announced = state.next_used();
+        *undecided = None;
     }
 
     /// Starts the queue with the size and the addresses that the driver wrote.
@@ -214,22 +224,45 @@ impl Ring {
     fn complete(&mut self, memory: &Memory, chain: Chain<'_>) -> Result<(), Fault> {
         let len = chain.written_len();
         self.spare = chain.segments;
-        self.has_unannounced = true;
         self.state.add_used(memory, chain.head, len).map_err(|_| Fault::Inaccessible)
     }
 
-    /// Whether the driver is to be interrupted for what was used since the last call (VIRTIO 1.3 §2.7.7).
-    pub(crate) fn take_interrupt(&mut self, memory: &Memory) -> Result<bool, Fault> {
-        if !std::mem::take(&mut self.has_unannounced) {
-            return Ok(false);
+    /// Puts the decision off until it is known whether the driver polls. Returns whether there is one to make.
+    pub(crate) fn postpone(&mut self) -> bool {
+        let used = self.state.next_used();
+        if used == self.announced {
+            self.undecided = None;
+        } else if self.undecided.is_none_or(|(seen, _)| seen != used) {
+            self.undecided = Some((used, Instant::now()));
         }
-        if self.state.event_idx_enabled() {
-            return self.state.needs_notification(memory).map_err(|_| Fault::Inaccessible);
+        self.undecided.is_some()
+    }
+
+    /// How long ago the latest use was that is undecided.
+    pub(crate) fn undecided(&self) -> Option<Duration> {
+        self.undecided.map(|(_, at)| at.elapsed())
+    }
+
+    /// Whether the driver is to be interrupted for what was used since the last call (VIRTIO 1.3 §2.7.7).
+    pub(crate) fn take_interrupt(&mut self, memory: &Memory, accepted: u128) -> Result<bool, Fault> {
+        let new = Wrapping(self.state.next_used());
+        let old = Wrapping(std::mem::replace(&mut self.announced, new.0));
+        self.undecided = None;
+        if new == old {
+            return Ok(false);
         }
         // The used index must be visible before the driver's wish is read.
         fence(Ordering::SeqCst);
-        let flags = memory.load(GuestAddress(self.areas.driver), Ordering::Relaxed).map(u16::from_le);
-        Ok(flags.map_err(|_| Fault::Inaccessible)? & 1 == 0)
+        let wish = |offset: u64| {
+            let at = GuestAddress(self.areas.driver.saturating_add(offset));
+            memory.load(at, Ordering::Relaxed).map(u16::from_le).map_err(|_| Fault::Inaccessible)
+        };
+        if accepted & feature::EVENT_IDX == 0 {
+            return Ok(wish(0)? & 1 == 0);
+        }
+        // Whether `used_event` is one of the entries from `old` on.
+        let event = Wrapping(wish(u64::from(self.size).saturating_mul(2).saturating_add(4))?);
+        Ok(event - old < new - old)
     }
 }
 
@@ -239,10 +272,20 @@ pub struct Queues<'a> {
     memory: &'a Memory,
     rings: &'a mut [Ring],
     accepted: u128,
-    is_driver_ok: bool,
+    running: Running,
     chains: u32,
     bytes: u32,
-    pub(crate) exhausted: u64,
+}
+
+/// Which queues have requests to give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Running {
+    /// Those that are enabled.
+    All,
+    /// Those that were enabled through the legacy interface (VIRTIO 1.3 §3.1.2).
+    Legacy,
+    /// None: the function may not access memory.
+    None,
 }
 
 /// The most chains of one service.
@@ -251,8 +294,8 @@ const MAX_CHAINS: u32 = 64;
 pub const MAX_BYTES: u32 = 64 << 10;
 
 impl<'a> Queues<'a> {
-    pub(crate) fn new(memory: &'a Memory, rings: &'a mut [Ring], accepted: u128, is_driver_ok: bool) -> Self {
-        Self { memory, rings, accepted, is_driver_ok, chains: 0, bytes: 0, exhausted: 0 }
+    pub(crate) fn new(memory: &'a Memory, rings: &'a mut [Ring], accepted: u128, running: Running) -> Self {
+        Self { memory, rings, accepted, running, chains: 0, bytes: 0 }
     }
 
     /// The feature bits that the driver accepted.
@@ -267,15 +310,21 @@ impl<'a> Queues<'a> {
     /// The ring is broken.
     pub fn pop(&mut self, queue: u16) -> Result<Option<Chain<'a>>, Fault> {
         let Some(ring) = self.rings.get_mut(usize::from(queue)) else { return Ok(None) };
-        if !ring.is_enabled || !(self.is_driver_ok || ring.is_legacy) {
+        let is_running = match self.running {
+            Running::All => true,
+            Running::Legacy => ring.is_legacy,
+            Running::None => false,
+        };
+        if !ring.is_enabled || !is_running {
             return Ok(None);
         }
         if self.chains >= MAX_CHAINS || self.bytes >= MAX_BYTES {
-            self.exhausted |= 1_u64.checked_shl(queue.into()).unwrap_or(0);
+            ring.has_more = true;
             return Ok(None);
         }
-        self.chains = self.chains.saturating_add(1);
-        ring.pop(self.memory, queue, self.accepted)
+        let chain = ring.pop(self.memory, queue, self.accepted)?;
+        self.chains = self.chains.saturating_add(u32::from(chain.is_some()));
+        Ok(chain)
     }
 
     /// Gives a request back to the driver.

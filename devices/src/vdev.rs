@@ -42,15 +42,56 @@ pub enum Reason {
     PowerOff,
     /// The guest asked for a reset (ACPI 6.5 §4.8.3.6).
     Reset,
+    /// The guest did not write to its watchdog in time.
+    Watchdog {
+        /// Whether the guest's state is to be dumped before the end.
+        is_dumped: bool,
+    },
+    /// The guest's kernel panicked, and said so.
+    Panicked {
+        /// Whether the guest's state is to be dumped before the end.
+        is_dumped: bool,
+    },
+    /// The vdev of this name cannot go on.
+    Failed(&'static str),
+}
+
+impl Reason {
+    /// The status that mote ends with.
+    #[must_use]
+    pub fn exit_status(self) -> u8 {
+        match self {
+            Self::PowerOff | Self::Reset => 0,
+            Self::Watchdog { .. } => 4,
+            Self::Failed(_) => 6,
+            // The first of those that are a vdev's own, 32 to 63.
+            Self::Panicked { .. } => 32,
+        }
+    }
+
+    /// Whether the guest's state is to be dumped before the end.
+    #[must_use]
+    pub fn is_dumped(self) -> bool {
+        matches!(self, Self::Watchdog { is_dumped: true } | Self::Panicked { is_dumped: true })
+    }
 }
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::PowerOff => "powered off",
-            Self::Reset => "reset",
-        })
+        match self {
+            Self::PowerOff => f.write_str("powered off"),
+            Self::Reset => f.write_str("reset"),
+            Self::Watchdog { .. } => f.write_str("was bitten by its watchdog"),
+            Self::Panicked { .. } => f.write_str("panicked"),
+            Self::Failed(vdev) => write!(f, "was stopped: vdev {vdev} cannot go on"),
+        }
     }
+}
+
+/// The machine, as a device's own thread needs it. A vCPU's access returns an [`Effect`] instead.
+pub trait Machine: Send + Sync {
+    /// Ends the run. The first reason counts.
+    fn end(&self, reason: Reason);
 }
 
 /// A button of the machine's front panel.

@@ -28,6 +28,16 @@ pub enum Doorbell {
     Worker,
 }
 
+/// When it is decided whether a driver wants an interrupt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timing {
+    /// As soon as a request has been used.
+    AtOnce,
+    /// With EVENT_IDX, at the queue's next doorbell or a millisecond later: by then a driver that polls has found what
+    /// was used by itself, and needs none. For queues whose drivers poll.
+    Late,
+}
+
 /// What is fixed about one queue.
 #[derive(Clone, Copy, Debug)]
 pub struct QueueDesc {
@@ -35,6 +45,8 @@ pub struct QueueDesc {
     pub size: u16,
     /// Who serves it.
     pub doorbell: Doorbell,
+    /// When it is decided whether to interrupt for what was used.
+    pub timing: Timing,
 }
 
 /// What is fixed about a device.
@@ -94,7 +106,7 @@ pub struct Next {
     pub config_changed: bool,
     /// From now on watch exactly these descriptors. `None`: as before.
     pub watch: Option<Vec<Watch>>,
-    /// Serve the device again after this time. `None`: no deadline.
+    /// Serve the device again after this time. `None`: a deadline that was asked for before stays.
     pub deadline: Option<Duration>,
 }
 
@@ -110,6 +122,11 @@ pub trait VirtioDevice: Send {
     ///
     /// A broken ring: the core asks the driver for a reset and serves no more until then.
     fn service(&mut self, wake: Wake, queues: &mut Queues<'_>) -> Result<Next, Fault>;
+
+    /// What is watched whatever the driver does: from the start on, and through resets.
+    fn watches(&self) -> Vec<Watch> {
+        Vec::new()
+    }
 
     /// Reads the device-specific configuration. Bytes beyond it stay 0.
     fn config_read(&self, _offset: u64, _data: &mut [u8]) {}

@@ -57,8 +57,12 @@ impl Worker {
     pub(crate) fn stop(&self) {
         self.is_stopping.store(true, Ordering::Release);
         let _ = self.control.write(1);
-        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Thread::Running(handle) = std::mem::replace(&mut *thread, Thread::Stopped)
+        // The lock is given up before the wait: the thread takes it to wake itself.
+        let thread = {
+            let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *thread, Thread::Stopped)
+        };
+        if let Thread::Running(handle) = thread
             && handle.join().is_err()
         {
             error!("{}: the device's thread panicked", self.name);
@@ -74,13 +78,19 @@ struct Loop {
     engine: Arc<Engine>,
     watched: Vec<Watch>,
     deadline: Option<Instant>,
+    /// When to come back for decisions to interrupt.
+    late: Option<Instant>,
 }
 
 fn run(engine: &Arc<Engine>) {
     let name = engine.worker().name;
     let started = EventManager::new_with_capacity(16).map(|mut manager| {
-        let id =
-            manager.add_subscriber(Loop { engine: Arc::clone(engine), watched: Vec::new(), deadline: None });
+        let id = manager.add_subscriber(Loop {
+            engine: Arc::clone(engine),
+            watched: Vec::new(),
+            deadline: None,
+            late: None,
+        });
         (manager, id)
     });
     let (mut manager, id) = match started {
@@ -88,11 +98,16 @@ fn run(engine: &Arc<Engine>) {
         Err(error) => return error!("{name}: no event loop, so the device stands still: {error:?}"),
     };
     while !engine.worker().is_stopping.load(Ordering::Acquire) {
-        let deadline = manager.subscriber_mut(id).ok().and_then(|this| this.deadline);
+        let deadlines = manager.subscriber_mut(id).map(|this| [this.deadline, this.late]).unwrap_or_default();
+        let deadline = deadlines.into_iter().flatten().min();
         if let Err(error) = manager.run_with_timeout(timeout(deadline)) {
             return error!("{name}: the event loop failed, so the device stands still: {error:?}");
         }
         let Ok(this) = manager.subscriber_mut(id) else { return };
+        if this.late.take_if(|at| *at <= Instant::now()).is_some() {
+            let again = engine.core().decide_late();
+            this.late = again.and_then(|after| Instant::now().checked_add(after));
+        }
         if this.deadline.take_if(|at| *at <= Instant::now()).is_some() {
             // What the device wants then is taken up by the loop.
             engine.serve(|core| core.serve(Wake::Deadline));
@@ -114,17 +129,20 @@ impl Loop {
         if let Some(watch) = wants.watch {
             self.watch(watch, ops);
         }
+        if wants.drops_deadline {
+            self.deadline = None;
+        }
         if let Some(after) = wants.deadline {
             self.deadline = Instant::now().checked_add(after);
         }
-        if wants.again != 0 {
-            let mut core = self.engine.core();
-            for queue in (0..64).filter(|q| wants.again >> q & 1 != 0) {
-                core.serve(Wake::Queue(queue));
+        if let Some(after) = wants.late {
+            self.late = Instant::now().checked_add(after);
+        }
+        if wants.again {
+            // What is left then comes back by way of the event loop, so that others get their turn.
+            for queue in 0..self.engine.queue_count() {
+                self.engine.serve(|core| core.serve_more(queue));
             }
-            drop(core);
-            // Come back by way of the event loop, so that others get their turn.
-            self.engine.worker().wake(&self.engine);
         }
     }
 

@@ -1,6 +1,7 @@
 //! Interrupt lines that functions share: a line is high while any of its functions holds it (PCI 3.0 §2.2.6).
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::host::Host;
@@ -10,14 +11,14 @@ use crate::lock;
 pub struct Line {
     host: Arc<dyn Host>,
     gsi: u32,
-    /// Which holders assert it. The wire is driven under this lock, so the two cannot part.
-    asserted: Mutex<u64>,
+    /// How many pins assert it. The wire is driven under this lock, so the two cannot part.
+    holders: Mutex<u32>,
 }
 
 impl Line {
     /// The line of global system interrupt `gsi`.
     pub fn new(host: Arc<dyn Host>, gsi: u32) -> Arc<Self> {
-        Arc::new(Self { host, gsi, asserted: Mutex::new(0) })
+        Arc::new(Self { host, gsi, holders: Mutex::new(0) })
     }
 
     /// The global system interrupt that it raises.
@@ -29,13 +30,14 @@ impl Line {
 /// One function's end of a line.
 pub struct Pin {
     line: Arc<Line>,
-    bit: u64,
+    /// Read and written under the line's lock alone.
+    is_asserted: AtomicBool,
 }
 
 impl Pin {
-    /// The end of `line` that belongs to holder `index`, of which a line has at most 64.
-    pub fn new(line: Arc<Line>, index: u32) -> Self {
-        Self { line, bit: 1_u64.rotate_left(index) }
+    /// One more end of `line`.
+    pub fn new(line: Arc<Line>) -> Self {
+        Self { line, is_asserted: AtomicBool::new(false) }
     }
 
     /// The global system interrupt behind the pin.
@@ -49,12 +51,13 @@ impl Pin {
     ///
     /// The machine refused.
     pub fn set(&self, is_asserted: bool) -> io::Result<()> {
-        let mut asserted = lock(&self.line.asserted);
-        let before = *asserted;
-        *asserted = if is_asserted { before | self.bit } else { before & !self.bit };
-        match (before != 0, *asserted != 0) {
-            (false, true) => self.line.host.set_line(self.line.gsi, true),
-            (true, false) => self.line.host.set_line(self.line.gsi, false),
+        let mut holders = lock(&self.line.holders);
+        if self.is_asserted.swap(is_asserted, Ordering::Relaxed) == is_asserted {
+            return Ok(());
+        }
+        *holders = if is_asserted { holders.saturating_add(1) } else { holders.saturating_sub(1) };
+        match (is_asserted, *holders) {
+            (true, 1) | (false, 0) => self.line.host.set_line(self.line.gsi, is_asserted),
             _ => Ok(()),
         }
     }

@@ -123,10 +123,11 @@ impl Msix {
         self.table.show(at)
     }
 
-    /// Whether something is pending that only a write to the table can release, so that the write must be seen.
+    /// Whether what could not be delivered waits for a write to the table, so that the write must be seen. The masks
+    /// themselves are not asked: the guest may have changed them since
+    /// [`take_deliverable`](Self::take_deliverable) looked.
     pub fn awaits_unmask(&self) -> bool {
-        self.pending.iter().any(|byte| *byte != 0)
-            && (0..self.vectors).any(|v| self.is_pending(v) && self.is_masked(v))
+        self.control & CONTROL_WRITABLE == ENABLE && self.pending.iter().any(|byte| *byte != 0)
     }
 
     fn entry(&self, vector: u16) -> [u32; 4] {

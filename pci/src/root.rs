@@ -105,7 +105,10 @@ impl Root {
         let functions = self.functions.values();
         let windows: Vec<_> =
             functions.flat_map(|f| f.windows().into_iter().map(|w| (w, Arc::clone(f)))).collect();
-        if !windows.iter().map(|(window, _)| window).eq(decoded.iter().map(|(window, _)| window)) {
+        let is_same = windows.len() == decoded.len()
+            && (windows.iter().zip(decoded.iter()))
+                .all(|((new, function), (old, by))| new == old && Arc::ptr_eq(function, by));
+        if !is_same {
             debug!("pci: {:x?}", windows.iter().map(|(w, f)| (f.name(), w)).collect::<Vec<_>>());
             *decoded = windows;
         }

@@ -1,12 +1,16 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use devices::escape::EscapeKey;
 use devices::options::Options;
 use log::LevelFilter;
 
-use crate::config::{Config, PciConfig, Size, default_vdevs};
+use crate::config::{Config, Draft, Flags, PciConfig, Size};
+use crate::log::Rule;
+use crate::qvmconf;
 
 /// Boot a Linux kernel on KVM and talk to it.
 #[derive(Debug, Parser)]
@@ -22,19 +26,33 @@ Examples:
   mote run --kernel vmlinuz --initrd initramfs      boot to a shell or login on hvc0
   mote run --kernel vmlinuz --cpus 4 --memory 2G --cmdline 'quiet panic=1'
   mote run --kernel vmlinuz --vdev virtio-entropy --vdev ser8250
-  mote check --kernel vmlinuz --initrd initramfs    everything but starting the guest
+  mote run @guest.qvmconf                           the same from a file, in qvm's language
+  mote run @guest.qvmconf --memory 1G dryrun        a file, a flag and a word together
+  mote check @guest.qvmconf                         everything but starting the guest
   mote vdevs                                        the virtual devices
+  mote vdevs virtio-console                         one of them with its options
 
-Exit status: 0 the guest powered off or reset, 3 power cut by a signal, 5 unsupported operation,
-6 vdev error, 7 unexpected error, 64 failed before the guest started, 65 configuration error,
-96 failed after it started.";
+Signals: SIGTERM and SIGINT press the guest's power button, and cut the power the second time; SIGQUIT and SIGHUP cut
+it at once; SIGUSR1 prints the status; SIGUSR2 dumps the guest.
+
+Exit status: 0 the guest powered off or reset, 3 power cut, 4 watchdog, 5 unsupported operation, 6 vdev error,
+7 unexpected error, 32 the guest's kernel panicked (with the vdev pvpanic), 64 failed before the guest started,
+65 configuration error, 96 failed after it started.";
+
+const LANGUAGE: &str = "\
+Words: the language of qvm's configuration files, in files (@FILE) or here. Among them are
+  system NAME, ram [ADDRESS,]LENGTH, rom, reserve, cpu sched PRIORITY runmask CPU,..., load FILE, initrd load FILE,
+  cmdline TEXT, vdev TYPE OPTION VALUE ..., logger FILTER,... DEST, dump DIRECTORY, set VARIABLE VALUE, dryrun.
+Flags win over words. 'mote run set ?' lists the variables; docs/configuration.md explains all of it.";
 
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a guest until it powers off or resets.
+    #[command(after_help = LANGUAGE)]
     Run(Guest),
     /// Check everything that `run` would need, and print what was understood.
+    #[command(after_help = LANGUAGE)]
     Check(Guest),
     /// List the virtual devices, or one with its options.
     Vdevs {
@@ -46,60 +64,100 @@ pub enum Command {
 /// A guest.
 #[derive(Args, Debug)]
 pub struct Guest {
-    /// Linux kernel, a bzImage with a 64-bit entry.
+    /// Configuration: files of qvm's language, and words of it.
+    #[arg(value_name = "@FILE | WORD")]
+    words: Vec<String>,
+    /// Linux kernel: a bzImage with a 64-bit entry, or an ELF vmlinux.
     #[arg(long, value_name = "FILE")]
-    kernel: PathBuf,
+    kernel: Option<PathBuf>,
     /// Initial ramdisk.
     #[arg(long, value_name = "FILE")]
     initrd: Option<PathBuf>,
     /// Words for the kernel's command line; they come after mote's own and win over them.
-    #[arg(
-        long,
-        value_name = "TEXT",
-        default_value = "",
-        hide_default_value = true,
-        allow_hyphen_values = true
-    )]
-    cmdline: String,
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    cmdline: Option<String>,
     /// Add nothing to the kernel's command line.
     #[arg(long)]
     no_default_cmdline: bool,
-    /// RAM: at least 64M, in multiples of 2M.
-    #[arg(long, value_name = "SIZE", default_value = "256M")]
-    memory: Size,
-    /// Number of vCPUs.
-    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    cpus: u32,
+    /// RAM: at least 64M [default: 256M].
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<Size>,
+    /// Number of vCPUs [default: 1].
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    cpus: Option<u32>,
     /// Virtual device, may be repeated. Without any: virtio-entropy and virtio-console.
     #[arg(long = "vdev", value_name = "TYPE[,OPTION[=VALUE]]...")]
     vdevs: Vec<Options>,
     /// No virtio-entropy and virtio-console either.
     #[arg(long, conflicts_with = "vdevs")]
     no_vdevs: bool,
-    /// How the guest reaches PCI configuration space: ecam, ports (0xcf8 and 0xcfc) or both.
-    #[arg(long, value_name = "WAY", default_value = "ecam")]
-    pci_config: PciConfig,
-    /// Print messages of this level and above to standard error: off, error, warn, info, debug.
-    #[arg(long, value_name = "LEVEL", default_value = "info")]
-    pub log: LevelFilter,
+    /// How the guest reaches PCI configuration space: ecam, ports (0xcf8 and 0xcfc) or both [default: ecam].
+    #[arg(long, value_name = "WAY")]
+    pci_config: Option<PciConfig>,
+    /// Key that leads to mote's menu on the console, such as ctrl-a or ^]; none to have none [default: ctrl-a].
+    #[arg(long, value_name = "KEY")]
+    escape: Option<EscapeKey>,
+    /// Show the kernel's messages from the first line on, by a serial port that hvc0 takes over from.
+    #[arg(long)]
+    early_console: bool,
+    /// Seconds from the power button to the power cut; 0: no cut [default: 10].
+    #[arg(long, value_name = "SECONDS")]
+    power_button_timeout: Option<u32>,
+    /// Keep unpacked kernels in this directory, or 'none' [default: $XDG_CACHE_HOME/mote or ~/.cache/mote].
+    #[arg(long, value_name = "DIRECTORY")]
+    kernel_cache: Option<PathBuf>,
+    /// Write facts about the run to state.json in this directory.
+    #[arg(long, value_name = "DIRECTORY")]
+    state_dir: Option<PathBuf>,
+    /// Print messages of this level and above to standard error: off, error, warn, info, debug, trace [default: info].
+    #[arg(long, value_name = "LEVEL")]
+    log: Option<LevelFilter>,
 }
 
-impl From<Guest> for Config {
-    fn from(guest: Guest) -> Self {
-        let vdevs = match guest.vdevs.is_empty() && !guest.no_vdevs {
-            true => default_vdevs(),
-            false => guest.vdevs,
-        };
-        Self {
-            kernel: guest.kernel,
-            initrd: guest.initrd,
-            command_line: guest.cmdline,
-            has_default_words: !guest.no_default_cmdline,
-            memory: guest.memory,
-            cpus: guest.cpus,
-            vdevs,
-            pci_config: guest.pci_config,
+/// What a guest's user wants.
+#[derive(Debug)]
+pub enum Wish {
+    /// A guest.
+    Guest(Box<Config>),
+    /// The list of variables.
+    Variables(String),
+}
+
+impl Guest {
+    /// Puts flags, files and words together.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that is wrong with them.
+    pub fn wish(self) -> Result<Wish, qvmconf::Error> {
+        let mut draft = Draft::default();
+        qvmconf::read(&self.words, &mut draft)?;
+        if draft.lists_variables {
+            return Ok(Wish::Variables(qvmconf::variables()));
         }
+        draft.has_no_words |= self.no_default_cmdline;
+        draft.pci_config = self.pci_config.or(draft.pci_config);
+        draft.escape = self.escape.or(draft.escape);
+        draft.has_early_console |= self.early_console;
+        draft.kernel_cache = self.kernel_cache.or(draft.kernel_cache);
+        draft.state_dir = self.state_dir.or(draft.state_dir);
+        if let Some(seconds) = self.power_button_timeout {
+            let wait = Duration::from_secs(seconds.into());
+            draft.power_button_wait = Some(Some(wait).filter(|wait| !wait.is_zero()));
+        }
+        if let Some(level) = self.log {
+            draft.loggers = vec![Rule::up_to(level)];
+        }
+        draft.apply(Flags {
+            kernel: self.kernel,
+            initrd: self.initrd,
+            command_line: self.cmdline,
+            memory: self.memory,
+            cpus: self.cpus,
+            vdevs: self.vdevs,
+            has_no_vdevs: self.no_vdevs,
+        })?;
+        Ok(Wish::Guest(Box::new(draft.finish()?)))
     }
 }
 
@@ -112,7 +170,10 @@ mod tests {
     fn config(words: &[&str]) -> Config {
         let words = ["mote", "run", "--kernel", "k"].iter().chain(words);
         match Cli::try_parse_from(words).unwrap().command {
-            Command::Run(guest) => guest.into(),
+            Command::Run(guest) => match guest.wish().unwrap() {
+                Wish::Guest(config) => *config,
+                other => panic!("{other:?}"),
+            },
             other => panic!("{other:?}"),
         }
     }
@@ -124,7 +185,8 @@ mod tests {
 
     #[test]
     fn a_guest_has_entropy_and_console_unless_told_otherwise() {
-        let kinds = |words: &[&str]| config(words).vdevs.into_iter().map(|v| v.kind).collect::<Vec<_>>();
+        let kinds =
+            |words: &[&str]| config(words).vdevs.into_iter().map(|v| v.options.kind).collect::<Vec<_>>();
         assert_eq!(kinds(&[]), ["virtio-entropy", "virtio-console"]);
         assert_eq!(kinds(&["--vdev", "ser8250"]), ["ser8250"]);
         assert_eq!(kinds(&["--no-vdevs"]), [""; 0]);
@@ -135,5 +197,22 @@ mod tests {
         for vdev in ["virtio-disk", "virtio-entropy,speed=9"] {
             assert!(Cli::try_parse_from(["mote", "run", "--kernel", "k", "--vdev", vdev]).is_err(), "{vdev}");
         }
+    }
+
+    #[test]
+    fn flags_and_words_may_be_mixed() {
+        let words = ["ram", "1g", "--cpus", "3", "vdev", "ser8250", "--vdev", "virtio-entropy", "dryrun"];
+        let config = config(&words);
+        assert_eq!((config.memory.size(), config.cpus.len(), config.is_dry), (1 << 30, 3, true));
+        let kinds: Vec<_> = config.vdevs.iter().map(|vdev| vdev.options.kind.as_str()).collect();
+        assert_eq!(kinds, ["ser8250", "virtio-entropy"]);
+    }
+
+    #[test]
+    fn flags_win_over_words() {
+        let config =
+            config(&["load", "other", "ram", "1g", "--memory", "64M", "cmdline", "a", "--cmdline", "b"]);
+        assert_eq!((config.kernel.to_str(), config.memory.size()), (Some("k"), 64 << 20));
+        assert_eq!(config.command_line, "b");
     }
 }

@@ -1,30 +1,221 @@
-//! What the user asked for, as one typed structure, whichever way it was said.
+//! What the user asked for, as one typed structure, whichever way it was said: by flags, by a configuration's words, or
+//! by both.
 
+mod draft;
+
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
+use devices::escape::EscapeKey;
+use devices::location::Placement;
 use devices::options::Options;
-use thiserror::Error;
+pub use devices::size::{Size, SizeError};
+
+pub use self::draft::{Draft, Flags};
+use crate::areas::MemoryMap;
+use crate::log::Rule;
+use crate::qvmconf::Origin;
 
 /// A guest as its user described it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
+    /// What the VM is called; files about it are named so.
+    pub name: Option<String>,
     /// The kernel image.
     pub kernel: PathBuf,
     /// The initial ramdisk.
     pub initrd: Option<PathBuf>,
+    /// Further files.
+    pub loads: Vec<Load>,
     /// The user's words of the kernel's command line.
     pub command_line: String,
     /// Whether mote adds words of its own that make the vdevs useful.
     pub has_default_words: bool,
-    /// RAM.
-    pub memory: Size,
-    /// Number of vCPUs.
-    pub cpus: u32,
+    /// RAM, and what else the user said of the memory map.
+    pub memory: MemoryMap,
+    /// The vCPUs.
+    pub cpus: Vec<Cpu>,
     /// The vdevs, in the order that they are placed.
-    pub vdevs: Vec<Options>,
+    pub vdevs: Vec<Vdev>,
     /// How the guest reaches PCI configuration space.
     pub pci_config: PciConfig,
+    /// The key that leads to mote's menu on the guest's console.
+    pub escape: EscapeKey,
+    /// Where mote's messages go; nothing is what qvm does by default.
+    pub loggers: Vec<Rule>,
+    /// What happens where the guest does what mote cannot.
+    pub unsupported: Unsupported,
+    /// Where dumps of the guest go.
+    pub dump: DumpTo,
+    /// How long a guest has from the power button to the power cut; `None` is for ever.
+    pub power_button_wait: Option<Duration>,
+    /// Where a file of facts about the run goes.
+    pub state_dir: Option<PathBuf>,
+    /// The directory for unpacked kernels.
+    pub kernel_cache: Option<PathBuf>,
+    /// Whether the guest is not to be started.
+    pub is_dry: bool,
+}
+
+/// Where unpacked kernels are kept: as the user says, of which `none` means nowhere, or where such things go
+/// (XDG Base Directory Specification).
+fn kernel_cache(said: Option<PathBuf>) -> Option<PathBuf> {
+    let variable = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    match said {
+        Some(path) if path.as_os_str() == "none" => None,
+        Some(path) => Some(path),
+        None => variable("XDG_CACHE_HOME")
+            .or_else(|| variable("HOME").map(|home| home.join(".cache")))
+            .map(|cache| cache.join("mote")),
+    }
+}
+
+/// Linux's word for an early console on a serial port.
+fn early_word(port: u16) -> Option<&'static str> {
+    match port {
+        0x3f8 => Some("earlycon=uart8250,io,0x3f8"),
+        0x2f8 => Some("earlycon=uart8250,io,0x2f8"),
+        0x3e8 => Some("earlycon=uart8250,io,0x3e8"),
+        0x2e8 => Some("earlycon=uart8250,io,0x2e8"),
+        _ => None,
+    }
+}
+
+/// A file to copy into guest memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// What it is.
+    pub kind: LoadKind,
+    /// Where it goes, if that is the user's to say.
+    pub address: Option<u64>,
+    /// The file.
+    pub path: PathBuf,
+    /// Where it was asked for.
+    pub origin: Origin,
+}
+
+/// What a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoadKind {
+    /// What is started.
+    Kernel,
+    /// The initial ramdisk.
+    Initrd,
+    /// Bytes at an address.
+    Data,
+    /// An ACPI table.
+    Acpi,
+}
+
+/// A vCPU.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cpu {
+    /// How the host schedules its thread; `None` as it does mote itself.
+    pub sched: Option<Sched>,
+    /// The host's processors that it may run on; none are all.
+    pub runmask: Vec<u16>,
+}
+
+/// How the host schedules a thread (sched(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sched {
+    /// SCHED_OTHER.
+    Other {
+        /// From -20, the most, to 19.
+        nice: i32,
+    },
+    /// SCHED_RR of this priority.
+    RoundRobin(u8),
+    /// SCHED_FIFO of this priority.
+    Fifo(u8),
+}
+
+impl fmt::Display for Sched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Other { nice } => write!(f, "SCHED_OTHER with nice {nice}"),
+            Self::RoundRobin(priority) => write!(f, "SCHED_RR {priority}"),
+            Self::Fifo(priority) => write!(f, "SCHED_FIFO {priority}"),
+        }
+    }
+}
+
+/// A vdev.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vdev {
+    /// Its type and options.
+    pub options: Options,
+    /// What messages call it: unique.
+    pub name: &'static str,
+    /// Where its user wants it.
+    pub place: Placement,
+    /// Where its messages go.
+    pub loggers: Vec<Rule>,
+    /// Where it was asked for; `None` by a flag, or by nobody.
+    pub origin: Option<Origin>,
+    /// Where each of its options was given.
+    pub said: Vec<Option<Origin>>,
+}
+
+impl Vdev {
+    /// A vdev as it was asked for; [`Draft::finish`] finds out the rest.
+    #[must_use]
+    pub fn new(options: Options, origin: Option<Origin>) -> Self {
+        let said = vec![None; options.options.len()];
+        Self { options, name: "", place: Placement::default(), loggers: Vec::new(), origin, said }
+    }
+
+    /// Where the last option of that name was given, or the vdev itself.
+    #[must_use]
+    pub fn origin_of(&self, option: Option<&str>) -> Option<Origin> {
+        let names = self.options.options.iter().map(|(name, _)| name.as_str());
+        let given = names.zip(&self.said).rfind(|(name, _)| Some(*name) == option);
+        given.and_then(|(_, origin)| origin.clone()).or_else(|| self.origin.clone())
+    }
+}
+
+/// What happens where the guest does what mote cannot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unsupported {
+    /// An access to where nothing is: all ones (`Ignore`), or the end of the run (`Abort`).
+    pub reference: Policy,
+    /// An access to a model-specific register that KVM does not know: a fault in the guest (`Fail`), zero (`Ignore`),
+    /// or the end of the run (`Abort`).
+    pub register: Policy,
+}
+
+impl Default for Unsupported {
+    fn default() -> Self {
+        Self { reference: Policy::Ignore, register: Policy::Fail }
+    }
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// End the run.
+    Abort,
+    /// Let the guest see a fault.
+    Fail,
+    /// Let it read something and go on.
+    Ignore,
+}
+
+/// Where dumps of the guest go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DumpTo {
+    /// Files in a directory.
+    Directory(PathBuf),
+    /// The standard input of a command, which a shell runs.
+    Command(String),
+}
+
+impl Default for DumpTo {
+    fn default() -> Self {
+        Self::Directory(".".into())
+    }
 }
 
 /// How the guest reaches PCI configuration space.
@@ -66,12 +257,6 @@ impl FromStr for PciConfig {
     }
 }
 
-/// The vdevs of a guest whose user names none.
-#[must_use]
-pub fn default_vdevs() -> Vec<Options> {
-    ["virtio-entropy", "virtio-console"].iter().filter_map(|text| text.parse().ok()).collect()
-}
-
 impl Config {
     /// The words that mote puts before the user's on the kernel's command line: the consoles that the vdevs make, and
     /// what spares the kernel a search for hardware that is not there.
@@ -80,12 +265,17 @@ impl Config {
         if !self.has_default_words {
             return Vec::new();
         }
-        let has = |kind: &str| self.vdevs.iter().any(|vdev| vdev.kind == kind);
+        let has = |kind: &str| self.vdevs.iter().any(|vdev| vdev.options.kind == kind);
         let mut words = Vec::new();
         // The last console is the one that init gets.
-        match has("ser8250") {
-            true => words.push("console=ttyS0"),
-            false => words.push("8250.nr_uarts=0"),
+        let serial = |vdev: &&Vdev| vdev.options.kind == "ser8250";
+        let (early, late): (Vec<_>, Vec<_>) =
+            self.vdevs.iter().filter(serial).partition(|vdev| vdev.options.has("early"));
+        // Linux gives an early console up for the first real one, and does not print again what was printed there.
+        words.extend(early.iter().filter_map(|vdev| early_word(vdev.place.port_or(0x3f8))));
+        match late.is_empty() {
+            false => words.push("console=ttyS0"),
+            true => words.push("8250.nr_uarts=0"),
         }
         if has("virtio-console") {
             words.push("console=hvc0");
@@ -98,78 +288,15 @@ impl Config {
     }
 }
 
-/// A number of bytes, as `512M` or `0x20000000`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Size(pub u64);
-
-/// What is not a size.
-#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-pub enum SizeError {
-    /// No number with one of the suffixes.
-    #[error("a size is a number and a suffix K, M, G or T, such as 256M")]
-    Form,
-    /// More than 64 bits.
-    #[error("this is more than can be addressed")]
-    Overflow,
-}
-
-impl FromStr for Size {
-    type Err = SizeError;
-
-    fn from_str(text: &str) -> Result<Self, SizeError> {
-        let (digits, shift) = match text.chars().last() {
-            Some('k' | 'K') => (&text[..text.len() - 1], 10),
-            Some('m' | 'M') => (&text[..text.len() - 1], 20),
-            Some('g' | 'G') => (&text[..text.len() - 1], 30),
-            Some('t' | 'T') => (&text[..text.len() - 1], 40),
-            _ => (text, 0),
-        };
-        let (digits, radix) = match digits.strip_prefix("0x") {
-            Some(digits) => (digits, 16),
-            None => (digits, 10),
-        };
-        if digits.is_empty() || !digits.chars().all(|c| c.is_digit(radix)) {
-            return Err(SizeError::Form);
-        }
-        let number = u64::from_str_radix(digits, radix).map_err(|_| SizeError::Overflow)?;
-        number.checked_mul(1 << shift).map(Self).ok_or(SizeError::Overflow)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn config(vdevs: &[&str]) -> Config {
-        Config {
-            kernel: "vmlinuz".into(),
-            initrd: None,
-            command_line: String::new(),
-            has_default_words: true,
-            memory: Size(256 << 20),
-            cpus: 1,
-            vdevs: vdevs.iter().map(|v| v.parse().unwrap()).collect(),
-            pci_config: PciConfig::default(),
-        }
-    }
-
-    #[test]
-    fn sizes_have_suffixes_of_either_case() {
-        for (text, bytes) in
-            [("256M", 256 << 20), ("5g", 5 << 30), ("64k", 64 << 10), ("4096", 4096), ("0x10000000", 1 << 28)]
-        {
-            assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
-        }
-    }
-
-    #[test]
-    fn what_is_no_size_is_refused() {
-        for text in ["", "M", "1.5G", "-1", "+1", "12 M", "0x", "M256", "1MB", "ä"] {
-            assert_eq!(text.parse::<Size>(), Err(SizeError::Form), "{text}");
-        }
-        for text in ["99999999999999999999", "99999999T"] {
-            assert_eq!(text.parse::<Size>(), Err(SizeError::Overflow), "{text}");
-        }
+        let mut draft = Draft::default();
+        let vdevs = vdevs.iter().map(|text| text.parse().unwrap()).collect();
+        draft.apply(Flags { kernel: Some("vmlinuz".into()), vdevs, ..Flags::default() }).unwrap();
+        draft.finish().unwrap()
     }
 
     #[test]

@@ -50,6 +50,7 @@ pub fn configure(kvm: &Kvm, vm: &Vm, vcpus: &[VcpuFd], entry: &Entry) -> Result<
     let registers = kvm_regs {
         rip: entry.rip,
         rsp: entry.rsp,
+        rbx: entry.rbx,
         rsi: entry.rsi,
         rflags: entry.rflags,
         ..Default::default()

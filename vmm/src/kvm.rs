@@ -16,10 +16,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use devices::interrupt::Line;
 use kvm_bindings::{
     CpuId, KVM_API_VERSION, KVM_CAP_IOEVENTFD_ANY_LENGTH, KVM_CAP_PMU_CAPABILITY, KVM_CAP_X2APIC_API,
-    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQCHIP_IOAPIC, KVM_MAX_CPUID_ENTRIES, KVM_PMU_CAP_DISABLE,
+    KVM_CAP_X86_USER_SPACE_MSR, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQCHIP_IOAPIC, KVM_MAX_CPUID_ENTRIES,
+    KVM_MSR_EXIT_REASON_UNKNOWN, KVM_PIT_SPEAKER_DUMMY, KVM_PMU_CAP_DISABLE,
     KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS, KvmIrqRouting, kvm_enable_cap,
     kvm_irq_routing_entry, kvm_irq_routing_entry__bindgen_ty_1, kvm_irq_routing_irqchip, kvm_msi,
-    kvm_userspace_memory_region,
+    kvm_pit_config, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, IoEventAddress, NoDatamatch, VcpuFd, VmFd};
 use pci::host::{Bell, Host, Pages, Sight};
@@ -28,6 +29,7 @@ use vmm_sys_util::errno;
 use vmm_sys_util::eventfd::EventFd;
 
 pub use self::error::Error;
+use crate::config::Policy;
 use crate::cpuid::{self, MOST_SHORT_IDS};
 use crate::layout;
 use crate::memory::Ram;
@@ -99,12 +101,12 @@ impl Kvm {
         Ok(Self { fd, cpuid })
     }
 
-    /// Looks whether KVM can have a guest of `cpus` processors and `memory` bytes of RAM, before any is made.
+    /// Looks whether KVM can have a guest of `cpus` processors and memory at `ranges`, before any is made.
     ///
     /// # Errors
     ///
     /// What the guest has too much of, or too little.
-    pub fn check(&self, cpus: u32, memory: u64) -> Result<(), Error> {
+    pub fn check(&self, cpus: u32, ranges: &[Range<u64>]) -> Result<(), Error> {
         // An APIC id is a vCPU's number, so both limits count.
         let limit = self.fd.get_max_vcpus().min(self.fd.get_max_vcpu_id());
         let limit = u32::try_from(limit).unwrap_or(u32::MAX);
@@ -115,9 +117,10 @@ impl Kvm {
             return Err(Error::ApicIds { asked: cpus });
         }
         let bits = cpuid::physical_bits(&self.cpuid);
-        let last = layout::ram(memory).last().map_or(0, |range| range.end - 1);
+        let last = ranges.last().map_or(0, |range| range.end.saturating_sub(1));
         if last.checked_shr(bits).is_some_and(|beyond| beyond != 0) {
-            return Err(Error::PhysicalBits { size: memory, bits });
+            let size = ranges.iter().map(|range| range.end - range.start).sum();
+            return Err(Error::PhysicalBits { size, bits });
         }
         Ok(())
     }
@@ -173,14 +176,16 @@ impl Vm {
         })
     }
 
-    /// Gives the guest its RAM: a memory slot below the hole and, if need be, one above.
+    /// Gives the guest its RAM: a memory slot for each range, which are one below the hole and one above it where its
+    /// user did not shape it otherwise.
     ///
     /// # Errors
     ///
     /// A call that failed.
     pub fn map_ram(&self, ram: &Ram) -> Result<(), Error> {
-        let slots = [layout::LOW_RAM_SLOT, layout::HIGH_RAM_SLOT];
-        for (slot, region) in slots.into_iter().zip(ram.guest().iter()) {
+        let usual = [layout::LOW_RAM_SLOT, layout::HIGH_RAM_SLOT].into_iter();
+        let further = std::iter::repeat_with(|| self.next_slot.fetch_add(1, Ordering::Relaxed));
+        for (region, slot) in ram.guest().iter().zip(usual.chain(further)) {
             let region = kvm_userspace_memory_region {
                 slot,
                 flags: 0,
@@ -197,6 +202,32 @@ impl Vm {
             ))?;
         }
         Ok(())
+    }
+
+    /// Makes KVM's interval timer (Intel 8254), at ports 0x40 to 0x43 and 0x61 and at input 0 of the I/O APIC.
+    ///
+    /// # Errors
+    ///
+    /// A call that failed.
+    pub(crate) fn create_timer(&self) -> Result<(), Error> {
+        // With it comes port 0x61, by which Linux gates the timer's third channel.
+        let config = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
+        self.fd.create_pit2(config).map_err(Error::call("make the interval timer", "KVM_CREATE_PIT2"))
+    }
+
+    /// Has accesses to model-specific registers that KVM does not know end in mote, unless they fault in the guest.
+    ///
+    /// # Errors
+    ///
+    /// This KVM always lets them fault.
+    pub(crate) fn set_register_policy(&self, policy: Policy) -> Result<(), Error> {
+        if policy == Policy::Fail {
+            return Ok(());
+        }
+        enable(&self.fd, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_UNKNOWN).map_err(Error::call(
+            "see accesses to registers that KVM does not know",
+            "KVM_ENABLE_CAP(KVM_CAP_X86_USER_SPACE_MSR)",
+        ))
     }
 
     /// Makes the vCPU with APIC id `index`. All but that of index 0 wait for another's INIT and SIPI.

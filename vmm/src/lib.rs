@@ -4,18 +4,28 @@
 
 #![deny(unsafe_code)]
 
+pub mod areas;
 mod board;
 pub mod bus;
 pub mod cli;
 pub mod config;
 pub mod cpu;
 pub mod cpuid;
+pub mod dump;
+mod ending;
+mod fatal;
+pub mod files;
+mod guardian;
 pub mod kvm;
 pub mod layout;
 pub mod log;
 pub mod memory;
+mod operator;
 mod pages;
+pub mod qvmconf;
 pub mod signals;
+pub mod state;
+mod summary;
 pub mod terminal;
 pub mod vcpu;
 pub mod vm;

@@ -5,14 +5,13 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use vmm::cli::{Cli, Command};
+use devices::options::did_you_mean;
+use vmm::cli::{Cli, Command, Guest, Wish};
 use vmm::config::Config;
 use vmm::vm::{self, Checked};
 
 /// The configuration is wrong.
 const CONFIGURATION: u8 = 65;
-/// The guest did not start.
-const NOT_STARTED: u8 = 64;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -27,21 +26,31 @@ fn main() -> ExitCode {
         }
     };
     match cli.command {
-        Command::Run(guest) => {
-            vmm::log::init(guest.log);
-            let config = Config::from(guest);
-            report(vm::run(&config).map(|end| end.exit_status()))
-        }
-        Command::Check(guest) => {
-            vmm::log::init(guest.log);
-            let config = Config::from(guest);
-            report(Checked::new(&config).map(|_| {
-                println!("{config:#?}");
-                0
-            }))
-        }
+        Command::Run(guest) => act(guest, |config| vm::run(config).map(|end| end.exit_status())),
+        Command::Check(guest) => act(guest, |config| {
+            let checked = Checked::new(config)?;
+            print!("{}", checked.describe()?);
+            checked.check_host().map(|_| 0)
+        }),
         Command::Vdevs { kind } => vdevs(kind.as_deref()),
     }
+}
+
+/// Finds out what guest is meant, and does something with it.
+fn act(guest: Guest, what: impl FnOnce(&Config) -> Result<u8, vm::Error>) -> ExitCode {
+    let config = match guest.wish() {
+        Ok(Wish::Guest(config)) => config,
+        Ok(Wish::Variables(list)) => {
+            print!("{list}");
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => return report(Err(error.into())),
+    };
+    let vdevs = config.vdevs.iter().map(|vdev| (vdev.name, vdev.loggers.as_slice()));
+    if let Err(source) = vmm::log::init(&config.loggers, vdevs) {
+        return report(Err(vm::Error::Host { attempt: "reach the syslog at /dev/log", source }));
+    }
+    report(what(&config))
 }
 
 /// The one place where errors are printed: the chain of causes on one line.
@@ -58,8 +67,8 @@ fn report(result: Result<u8, vm::Error>) -> ExitCode {
                 }
                 cause = next.source();
             }
-            eprintln!("mote: error: {text}");
-            ExitCode::from(NOT_STARTED)
+            vmm::log::fatal(&text);
+            ExitCode::from(error.exit_status())
         }
     }
 }
@@ -67,15 +76,18 @@ fn report(result: Result<u8, vm::Error>) -> ExitCode {
 /// Prints the table of vdevs, or one row with its options.
 fn vdevs(kind: Option<&str>) -> ExitCode {
     let rows: Vec<_> = devices::KINDS.iter().filter(|row| kind.is_none_or(|kind| kind == row.name)).collect();
-    if rows.is_empty() {
-        eprintln!("mote: error: there is no vdev '{}'; 'mote vdevs' lists them", kind.unwrap_or_default());
+    if let (Some(kind), true) = (kind, rows.is_empty()) {
+        let hint = did_you_mean(kind, devices::KINDS.iter().map(|row| row.name));
+        vmm::log::fatal(&format!("there is no vdev '{kind}'{hint}; 'mote vdevs' lists them"));
         return ExitCode::from(CONFIGURATION);
     }
     for row in rows {
         println!("{:<16} {}", row.name, row.about);
+        if kind.is_none() {
+            continue;
+        }
         for option in row.all_options() {
-            let value = if option.value.is_empty() { String::new() } else { format!("={}", option.value) };
-            println!("  {:<24} {}", format!("{}{value}", option.name), option.about);
+            println!("  {:<12} {:<28} {}", option.name, option.value, option.about);
         }
     }
     ExitCode::SUCCESS

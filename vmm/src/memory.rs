@@ -1,6 +1,7 @@
 //! Guest RAM: host memory at addresses that let the host and the processor use 2 MiB pages for it.
 
 use std::io;
+use std::ops::Range;
 use std::ptr;
 
 use rustix::mm::{self, Advice, MapFlags, ProtFlags};
@@ -8,11 +9,11 @@ use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap};
 
 use crate::kvm::Error;
-use crate::layout::{self, MIB};
+use crate::layout::{MIB, PAGE};
 
 /// The least RAM that a guest gets: what a distribution's kernel needs to reach its init.
 pub const LEAST: u64 = 64 * MIB;
-/// What the size of RAM is a multiple of: a large page, so that all of it can be made of large pages.
+/// A large page. The host's and the guest's addresses of RAM agree modulo this, so that it can be made of large pages.
 pub const UNIT: u64 = 2 * MIB;
 
 /// The host pages that RAM is made of.
@@ -27,6 +28,21 @@ pub enum Pages {
     Reserved,
 }
 
+/// Looks whether a guest can have memory in `ranges`, and tells how much it is, in bytes.
+///
+/// # Errors
+///
+/// [`Error::MemorySize`] if it is too little or not in whole pages.
+pub fn check(ranges: &[Range<u64>], pages: Pages) -> Result<u64, Error> {
+    let size = ranges.iter().map(|range| range.end - range.start).sum();
+    let unit = if pages == Pages::Reserved { UNIT } else { PAGE };
+    let is_whole = |range: &Range<u64>| range.start.is_multiple_of(unit) && range.end.is_multiple_of(unit);
+    if size < LEAST || !ranges.iter().all(is_whole) {
+        return Err(Error::MemorySize { size });
+    }
+    Ok(size)
+}
+
 /// The guest's RAM, mapped for as long as the process lives.
 ///
 /// The mapping is never undone: KVM's slots, the devices' workers and every clone of [`Ram::guest`] stay valid without
@@ -37,19 +53,17 @@ pub struct Ram {
 }
 
 impl Ram {
-    /// Maps `size` bytes, below and above the hole as [`layout::ram`] places them. Nothing is touched yet unless
-    /// `is_prefaulted` asks for every page at once.
+    /// Maps memory for `ranges` of guest-physical addresses, which are in ascending order and apart. Nothing is touched
+    /// yet unless `is_prefaulted` asks for every page at once.
     ///
     /// # Errors
     ///
     /// A size that no guest can have ([`Error::MemorySize`]), or that the host refuses ([`Error::Memory`]).
-    pub fn new(size: u64, pages: Pages, is_prefaulted: bool) -> Result<Self, Error> {
-        if size < LEAST || !size.is_multiple_of(UNIT) {
-            return Err(Error::MemorySize { size });
-        }
+    pub fn new(ranges: &[Range<u64>], pages: Pages, is_prefaulted: bool) -> Result<Self, Error> {
+        let size = check(ranges, pages)?;
         let refused = |source| Error::Memory { size, pages, source };
-        let regions = layout::ram(size)
-            .into_iter()
+        let regions = ranges
+            .iter()
             .map(|range| {
                 let length =
                     usize::try_from(range.end - range.start).map_err(|_| io::ErrorKind::OutOfMemory)?;
@@ -70,7 +84,7 @@ impl Ram {
 
 /// The RAM of `length` bytes at the guest's address `start`.
 fn region(start: u64, length: usize, pages: Pages, is_prefaulted: bool) -> io::Result<GuestRegionMmap> {
-    let address = map(length, pages)?;
+    let address = map(start, length, pages)?;
     advise(address, length, pages, is_prefaulted)?;
     let builder = MmapRegionBuilder::<()>::new(length);
     #[expect(unsafe_code, reason = "vm-memory cannot know who mapped what it is handed")]
@@ -84,20 +98,21 @@ fn region(start: u64, length: usize, pages: Pages, is_prefaulted: bool) -> io::R
     GuestRegionMmap::new(region, GuestAddress(start)).ok_or_else(|| io::ErrorKind::InvalidInput.into())
 }
 
-/// Maps `length` bytes of private memory at a multiple of [`UNIT`]. Every range of [`layout::ram`] starts at such a
-/// multiple too, so host and guest address agree modulo [`UNIT`], and a large page of the one is a large page of the
-/// other.
-fn map(length: usize, pages: Pages) -> io::Result<*mut libc::c_void> {
+/// Maps `length` bytes of private memory so that host and guest address, which is `start`, agree modulo [`UNIT`]: a large
+/// page of the one is a large page of the other.
+fn map(start: u64, length: usize, pages: Pages) -> io::Result<*mut libc::c_void> {
     const UNIT: usize = self::UNIT as usize;
+    // The remainder is less than `UNIT`.
+    let offset = usize::try_from(start % self::UNIT).unwrap_or(0);
     // Most kernels since 6.7 align a large mapping by themselves, and reserved large pages can't be elsewhere.
     let address = map_anywhere(length, pages)?;
-    if address.addr().is_multiple_of(UNIT) {
+    if address.addr() % UNIT == offset {
         return Ok(address);
     }
     unmap(address, length)?;
     // Else map more, and give back what sticks out on both sides.
     let address = map_anywhere(length.checked_add(UNIT).ok_or(io::ErrorKind::OutOfMemory)?, pages)?;
-    let before = address.addr().next_multiple_of(UNIT) - address.addr();
+    let before = (offset + UNIT - address.addr() % UNIT) % UNIT;
     let aligned = address.wrapping_byte_add(before);
     unmap(address, before)?;
     unmap(aligned.wrapping_byte_add(length), UNIT - before)?;
@@ -156,12 +171,16 @@ mod tests {
     use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
 
     use super::*;
-    use crate::layout::GIB;
+    use crate::layout::{self, GIB};
+
+    fn ram(size: u64, pages: Pages, is_prefaulted: bool) -> Result<Ram, Error> {
+        Ram::new(&layout::ram(size), pages, is_prefaulted)
+    }
 
     #[test]
     fn host_and_guest_addresses_agree_modulo_a_large_page() {
         for size in [LEAST, 64 * MIB + UNIT, 5 * GIB] {
-            let ram = Ram::new(size, Pages::Transparent, false).unwrap();
+            let ram = ram(size, Pages::Transparent, false).unwrap();
             let mut sum = 0;
             for region in ram.guest().iter() {
                 let host = ram.guest().get_host_address(region.start_addr()).unwrap();
@@ -173,8 +192,20 @@ mod tests {
     }
 
     #[test]
+    fn ranges_of_any_pages_agree_with_their_addresses_too() {
+        let ranges = [0..0xa_0000, 0xc_0000..LEAST, LEAST + 3 * PAGE..LEAST + 300 * PAGE];
+        let ram = Ram::new(&ranges, Pages::Transparent, false).unwrap();
+        for range in ranges {
+            let host = ram.guest().get_host_address(GuestAddress(range.start)).unwrap();
+            assert_eq!(host.addr() as u64 % UNIT, range.start % UNIT);
+            ram.guest().write_obj(range.end, GuestAddress(range.end - 8)).unwrap();
+        }
+        assert!(!ram.guest().address_in_range(GuestAddress(0xb_0000)));
+    }
+
+    #[test]
     fn ram_is_readable_and_writable_up_to_its_last_byte_on_both_sides_of_the_hole() {
-        let ram = Ram::new(3 * GIB + UNIT, Pages::Transparent, false).unwrap();
+        let ram = ram(3 * GIB + UNIT, Pages::Transparent, false).unwrap();
         for address in [0, 0xa_0000, 3 * GIB - 8, 4 * GIB, 4 * GIB + UNIT - 8] {
             ram.guest().write_obj(address, GuestAddress(address)).unwrap();
             assert_eq!(ram.guest().read_obj::<u64>(GuestAddress(address)).unwrap(), address);
@@ -185,15 +216,15 @@ mod tests {
 
     #[test]
     fn prefaulted_ram_is_there() {
-        let ram = Ram::new(LEAST, Pages::Plain, true).unwrap();
+        let ram = ram(LEAST, Pages::Plain, true).unwrap();
         assert_eq!(ram.guest().read_obj::<u8>(GuestAddress(LEAST - 1)).unwrap(), 0);
     }
 
     #[test]
     fn sizes_that_no_guest_can_have_are_refused() {
-        for size in [0, LEAST - UNIT, LEAST + 1, LEAST + MIB] {
+        for size in [0, LEAST - UNIT, LEAST + 1, LEAST + 512] {
             assert!(matches!(
-                Ram::new(size, Pages::Transparent, false),
+                ram(size, Pages::Transparent, false),
                 Err(Error::MemorySize { size: refused }) if refused == size
             ));
         }
@@ -201,7 +232,7 @@ mod tests {
 
     #[test]
     fn what_the_host_refuses_is_named_with_its_size() {
-        let error = Ram::new(1 << 50, Pages::Transparent, false).unwrap_err();
+        let error = ram(1 << 50, Pages::Transparent, false).unwrap_err();
         assert!(error.to_string().contains("1073741824 MiB"), "{error}");
     }
 }

@@ -2,13 +2,15 @@
 
 mod deferred;
 mod exit;
+mod manner;
+mod pause;
 
 use std::ffi::{c_int, c_void};
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{Builder, JoinHandle};
 
 use devices::vdev::{Effect, Reason};
@@ -18,10 +20,14 @@ use rustix::event::{EventfdFlags, eventfd};
 use vmm_sys_util::errno;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
+pub use self::manner::Manner;
+pub use self::pause::Registers;
 use crate::bus::{Bus, Space};
+use crate::config::{Cpu, Policy, Unsupported};
 use crate::kvm::Error;
 use crate::vcpu::deferred::Deferred;
 use crate::vcpu::exit::Page;
+use crate::vcpu::pause::Gate;
 
 /// How a run ended, as its vCPUs saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,7 +72,7 @@ impl Outcome {
     #[must_use]
     pub fn exit_status(&self) -> u8 {
         match self {
-            Self::Guest(Reason::PowerOff | Reason::Reset) => 0,
+            Self::Guest(reason) => reason.exit_status(),
             Self::Unsupported { .. } => 5,
             Self::Panicked { .. } => 7,
             Self::TripleFault { .. } | Self::Failed { .. } => 96,
@@ -124,6 +130,8 @@ struct Shared {
     outcome: Mutex<Option<Outcome>>,
     ended: OwnedFd,
     exits: Box<[Exits]>,
+    gate: Gate,
+    unsupported: Unsupported,
 }
 
 impl Shared {
@@ -142,12 +150,12 @@ pub struct Vcpus {
 }
 
 impl Vcpus {
-    /// Starts a thread for each vCPU, with that the guest. Processor 0 is the first.
+    /// Starts a thread for each vCPU and, when all are there, with them the guest. Processor 0 is the first.
     ///
     /// # Errors
     ///
-    /// The host has no thread or event descriptor to spare. No vCPU runs then.
-    pub fn start(vcpus: Vec<VcpuFd>, bus: Arc<Bus>) -> Result<Self, Error> {
+    /// The host has no thread or event descriptor to spare, or refuses a thread's manner. No vCPU has run then.
+    pub fn start(vcpus: Vec<VcpuFd>, bus: Arc<Bus>, manner: &Manner) -> Result<Self, Error> {
         register_signal_handler(kick_signal(), kick)
             .map_err(Error::call("prepare the signal that stops vCPUs", "sigaction"))?;
         let ended = eventfd(0, EventfdFlags::CLOEXEC).map_err(|source| {
@@ -165,18 +173,58 @@ impl Vcpus {
             outcome: Mutex::new(None),
             ended,
             exits: vcpus.iter().map(|_| Exits::default()).collect(),
+            gate: Gate::new(vcpus.len()),
+            unsupported: manner.unsupported,
         });
         // If a later thread cannot be had, dropping this stops the earlier ones.
         let mut running = Self { shared, threads: Vec::with_capacity(vcpus.len()) };
-        for (index, vcpu) in (0..).zip(vcpus) {
-            let shared = Arc::clone(&running.shared);
+        let (ready, readiness) = mpsc::channel();
+        let cpus = manner.cpus.iter().cloned().chain(std::iter::repeat(Cpu::default()));
+        for ((index, vcpu), cpu) in (0..).zip(vcpus).zip(cpus) {
+            let (shared, ready) = (Arc::clone(&running.shared), ready.clone());
             let thread = Builder::new()
                 .name(format!("vcpu{index}"))
-                .spawn(move || run(index, vcpu, &shared))
+                .spawn(move || {
+                    let applied = manner::apply(&cpu).map_err(|source| {
+                        let manner = manner::describe(&cpu);
+                        Error::Manner { index, manner, source }
+                    });
+                    // The main thread listens, unless another thread's manner was refused.
+                    let _ = ready.send(applied);
+                    // It listens until nobody has anything to tell.
+                    drop(ready);
+                    run(index, vcpu, &shared);
+                })
                 .map_err(|source| Error::Thread { index, source })?;
             running.threads.push(thread);
         }
+        drop(ready);
+        readiness.iter().collect::<Result<(), Error>>()?;
+        running.shared.gate.open();
         Ok(running)
+    }
+
+    /// Stands all vCPUs still, hands their registers to `look`, and lets them go on.
+    pub fn pause<T>(&self, look: impl FnOnce(&[Registers]) -> T) -> T {
+        self.shared.gate.close();
+        self.kick();
+        let looked = look(&self.shared.gate.registers());
+        self.shared.gate.open();
+        looked
+    }
+
+    /// The registers that vCPUs left when they were stopped.
+    #[must_use]
+    pub fn last_registers(&self) -> Vec<Registers> {
+        self.shared.gate.registers()
+    }
+
+    /// Gets all vCPUs out of the guest.
+    fn kick(&self) {
+        for thread in &self.threads {
+            // It may have ended already.
+            let _ = thread.kill(kick_signal());
+        }
     }
 
     /// Becomes readable when the run has ended, and stays so: it is for polling, not for reading.
@@ -206,10 +254,8 @@ impl Vcpus {
     /// Says how the run ended if it did so by itself.
     pub fn stop_and_join(&mut self) -> Option<Outcome> {
         self.shared.is_stopping.store(true, Ordering::SeqCst);
-        for thread in &self.threads {
-            // It may have ended already.
-            let _ = thread.kill(kick_signal());
-        }
+        self.shared.gate.open();
+        self.kick();
         for thread in self.threads.drain(..) {
             // A panic has left its outcome.
             let _ = thread.join();
@@ -253,13 +299,15 @@ fn run(index: u32, vcpu: VcpuFd, shared: &Shared) {
     struct Panic<'a>(u32, &'a Shared);
     impl Drop for Panic<'_> {
         fn drop(&mut self) {
+            self.1.gate.end(self.0, None);
             self.1.end(Outcome::Panicked { vcpu: self.0 });
         }
     }
     let panic = Panic(index, shared);
     let Some(exits) = usize::try_from(index).ok().and_then(|index| shared.exits.get(index)) else { return };
     let mut runner = Runner::new(index, vcpu, shared, exits);
-    let outcome = runner.run(&shared.is_stopping);
+    let outcome = runner.run(shared);
+    shared.gate.end(index, Some(&runner.vcpu));
     drop(runner);
     std::mem::forget(panic);
     if let Some(outcome) = outcome {
@@ -275,6 +323,7 @@ struct Runner<'a> {
     bus: &'a Bus,
     deferred: Option<&'a Deferred>,
     exits: &'a Exits,
+    unsupported: Unsupported,
 }
 
 impl<'a> Runner<'a> {
@@ -284,12 +333,20 @@ impl<'a> Runner<'a> {
         #[expect(unsafe_code, reason = "the page goes with the vCPU, which the compiler cannot see")]
         // SAFETY: both go to the `Runner`, which keeps them to itself and drops them together.
         let page = unsafe { Page::of(&mut vcpu) };
-        Self { index, vcpu, page, bus: &shared.bus, deferred: shared.deferred.as_ref(), exits }
+        let Shared { bus, deferred, unsupported, .. } = shared;
+        Self { index, vcpu, page, bus, deferred: deferred.as_ref(), exits, unsupported: *unsupported }
     }
 
     /// Runs the guest until it ends, or until it is told to stop: then there is no outcome.
-    fn run(&mut self, is_stopping: &AtomicBool) -> Option<Outcome> {
-        while !is_stopping.load(Ordering::SeqCst) {
+    fn run(&mut self, shared: &Shared) -> Option<Outcome> {
+        while !shared.is_stopping.load(Ordering::SeqCst) {
+            if shared.gate.is_closed() {
+                if let Some(outcome) = self.complete() {
+                    return Some(outcome);
+                }
+                shared.gate.wait(self.index, &self.vcpu);
+                continue;
+            }
             let outcome = self.step();
             if outcome.is_some() {
                 return outcome;
@@ -298,8 +355,31 @@ impl<'a> Runner<'a> {
         None
     }
 
-    /// Runs the guest up to its next exit, and serves that.
+    /// Has KVM complete the access that the last exit was for, which it does at the next KVM_RUN, without running the
+    /// guest. One that crosses a page has two parts.
+    fn complete(&mut self) -> Option<Outcome> {
+        (0..2).find_map(|_| {
+            self.vcpu.set_kvm_immediate_exit(1);
+            self.step()
+        })
+    }
+
+    /// Runs the guest up to its next exit, and serves that. If that touches what is not there, the run may end.
     fn step(&mut self) -> Option<Outcome> {
+        if self.unsupported.reference != Policy::Abort {
+            return self.serve();
+        }
+        let before = self.bus.vacant_accesses();
+        let outcome = self.serve();
+        let has_strayed = self.bus.vacant_accesses() != before;
+        let stray = || {
+            let exit = format!("an access to where nothing is: {}", exit::describe(self.vcpu.get_kvm_run()));
+            Outcome::Unsupported { vcpu: self.index, rip: self.vcpu.get_regs().map_or(0, |it| it.rip), exit }
+        };
+        outcome.or_else(|| has_strayed.then(stray))
+    }
+
+    fn serve(&mut self) -> Option<Outcome> {
         let exit = self.vcpu.run();
         // Before anything else happens: what came before this exit.
         if let Some(Effect::End(reason)) = self.deferred.map(|deferred| deferred.pass_on(self.bus)) {
@@ -341,6 +421,15 @@ impl<'a> Runner<'a> {
             }
             Ok(VcpuExit::Shutdown) => {
                 return Some(Outcome::TripleFault { vcpu: self.index, rip: self.rip() });
+            }
+            // KVM leaves the guest for these only if they do not fault there.
+            Ok(VcpuExit::X86Rdmsr(access)) if self.unsupported.register == Policy::Ignore => {
+                (*access.error, *access.data) = (0, 0);
+                return None;
+            }
+            Ok(VcpuExit::X86Wrmsr(access)) if self.unsupported.register == Policy::Ignore => {
+                *access.error = 0;
+                return None;
             }
             Ok(_) => exit::describe(self.vcpu.get_kvm_run()),
             Err(error) if error.errno() == libc::EINTR => {

@@ -4,98 +4,48 @@
 //! machine's own between them, in the order that costs least (see `kvm.rs`). What can go wrong for a reason that the
 //! user can mend goes wrong before there is a VM.
 
+mod error;
+
 use std::cell::Cell;
-use std::io;
+use std::error::Error as _;
 use std::ops::Range;
 use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+use std::time::Instant;
 
-use boot::acpi::{self, IoApic, Legacy, PciHost, Power, Route};
-use boot::{CommandLine, Image, Initrd, Plan, SEED_SIZE};
-use devices::vdev::Vdev;
-use devices::{Built, Context, power};
+use boot::acpi::{self, IoApic, PciHost, Power};
+use boot::{Cache, CommandLine, Image, Initrd, Kernel, Plan, SEED_SIZE};
+use devices::chain::Memory;
+use devices::terminal::NoTerminal;
+use devices::vdev::{Reason, Vdev};
+use devices::{Context, Part, power};
 use log::{debug, info};
-use rustix::event::{PollFd, PollFlags, poll};
+use pci::host::Host;
 use rustix::rand::{GetRandomFlags, getrandom};
-use thiserror::Error;
 
-use crate::board::{Assembled, Board};
-use crate::bus::MapError;
-use crate::config::{Config, PciConfig};
-use crate::kvm::{self, Kvm, Vm};
+pub use self::error::Error;
+use crate::board::{Assembled, Board, Unplugged};
+use crate::config::Config;
+use crate::ending::Ending;
+use crate::files::Files;
+use crate::kvm::{Kvm, Vm};
 use crate::memory::{Pages, Ram};
+use crate::operator::{Ended, Operator};
 use crate::signals::{Signals, Stop};
-use crate::terminal::Raw;
-use crate::vcpu::{Outcome, Vcpus};
-use crate::{cpu, layout};
-
-/// Why no guest runs.
-#[derive(Debug, Error)]
-pub enum Error {
-    /// The kernel, the initial ramdisk, the command line or the ACPI tables.
-    #[error(transparent)]
-    Boot(#[from] boot::Error),
-    /// KVM, or the guest's memory.
-    #[error(transparent)]
-    Kvm(#[from] kvm::Error),
-    /// A vdev.
-    #[error(transparent)]
-    Vdev(#[from] devices::Error),
-    /// Two vdevs in one place.
-    #[error(transparent)]
-    Map(#[from] MapError),
-    /// More PCI functions than slots.
-    #[error("there is no PCI slot left for vdev {vdev}; a bus has 32")]
-    Slots {
-        /// The vdev that found none.
-        vdev: String,
-    },
-    /// Two PCI functions in one place.
-    #[error("vdev {vdev} cannot be PCI function 00:{slot:02x}.{number}: another one is there")]
-    Taken {
-        /// The vdev that came second.
-        vdev: String,
-        /// The slot.
-        slot: u8,
-        /// The function in it.
-        number: u8,
-    },
-    /// Functions that no guest looks for.
-    #[error(
-        "PCI slot {slot:#x} has functions but no function 0, so no guest looks for them; give one vdev loc=pci:0:{slot:x}.0"
-    )]
-    NoFunction0 {
-        /// The slot.
-        slot: u8,
-    },
-    /// The BARs do not fit their window.
-    #[error("there is no address left for a BAR of vdev {vdev}")]
-    Window {
-        /// The vdev that found none.
-        vdev: String,
-    },
-    /// The host.
-    #[error("cannot {attempt}: {source}")]
-    Host {
-        /// What was attempted.
-        attempt: &'static str,
-        /// Why not.
-        source: io::Error,
-    },
-}
-
-impl Error {
-    fn host(attempt: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Host { attempt, source }
-    }
-}
+use crate::state::StateFile;
+use crate::terminal::Terminal;
+use crate::vcpu::{Manner, Outcome, Vcpus};
+use crate::{cpu, layout, memory, summary};
 
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
     /// By the guest, or by what it did.
     Guest(Outcome),
-    /// By a signal to mote: the power was cut.
+    /// By somebody outside: the power was cut.
     Cut(Stop),
+    /// Before the guest started, as was asked for.
+    Dry,
 }
 
 impl End {
@@ -104,7 +54,18 @@ impl End {
     pub fn exit_status(&self) -> u8 {
         match self {
             Self::Guest(outcome) => outcome.exit_status(),
+            Self::Cut(Stop::Reset) | Self::Dry => 0,
             Self::Cut(_) => 3,
+        }
+    }
+}
+
+impl std::fmt::Display for End {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Guest(outcome) => write!(f, "{outcome}"),
+            Self::Cut(stop) => write!(f, "power cut: {stop}"),
+            Self::Dry => f.write_str("Exiting: dryrun completed"),
         }
     }
 }
@@ -112,24 +73,56 @@ impl End {
 /// What can be checked, and is, before a VM is made.
 pub struct Checked<'a> {
     config: &'a Config,
-    kvm: Kvm,
     plan: Plan,
+    files: Files,
 }
 
 impl<'a> Checked<'a> {
-    /// Looks at everything that `config` names.
+    /// Looks at every file that `config` names.
     ///
     /// # Errors
     ///
-    /// Whatever would keep the guest from starting, as far as it can be known.
+    /// Whatever would keep the guest from starting, as far as it can be known without KVM.
     pub fn new(config: &'a Config) -> Result<Self, Error> {
+        memory::check(&config.memory.backed(), Pages::default())?;
         let image = Image::open(&config.kernel)?;
         let initrd = config.initrd.as_deref().map(Initrd::open).transpose()?;
         let command_line = CommandLine::new(&config.default_words(), &config.command_line)?;
-        let plan = Plan::new(image, initrd, command_line, &layout::ram(config.memory.0), &[layout::ECAM])?;
+        let mut reserved = config.memory.reserved();
+        reserved.push(layout::ECAM);
+        let plan = Plan::new(image, initrd, command_line, &config.memory.ram(), &reserved)?;
+        let taken: Vec<_> = std::iter::once(plan.kernel()).chain(plan.initrd()).collect();
+        let files = Files::open(&config.loads, &config.memory.backed(), &taken)?;
+        Ok(Self { config, plan, files })
+    }
+
+    /// Puts the machine together without KVM, and tells what was understood.
+    ///
+    /// # Errors
+    ///
+    /// What keeps the machine from being put together.
+    pub fn describe(&self) -> Result<String, Error> {
+        let ending = Arc::new(Ending::new().map_err(Error::host("make an event descriptor"))?);
+        // Nothing runs, so nothing is read or written.
+        let memory = Arc::new(Memory::default());
+        let context = Surroundings { terminal: Arc::new(NoTerminal), ending, is_check: true };
+        let (assembled, _) = assemble(self.config, Arc::new(Unplugged), memory, &context)?;
+        Ok(summary::text(self.config, &assembled.placed))
+    }
+
+    /// Looks whether this host's KVM can have the guest.
+    ///
+    /// # Errors
+    ///
+    /// It cannot.
+    pub fn check_host(&self) -> Result<Kvm, Error> {
         let kvm = Kvm::open()?;
-        kvm.check(config.cpus, config.memory.0)?;
-        Ok(Self { config, kvm, plan })
+        kvm.check(self.cpus(), &self.config.memory.backed())?;
+        Ok(kvm)
+    }
+
+    fn cpus(&self) -> u32 {
+        u32::try_from(self.config.cpus.len()).unwrap_or(u32::MAX)
     }
 
     /// Makes the machine, runs its guest, and says how it ended.
@@ -138,76 +131,154 @@ impl<'a> Checked<'a> {
     ///
     /// The guest did not start.
     pub fn run(self) -> Result<End, Error> {
-        let Self { config, kvm, plan } = self;
+        let kvm = self.check_host()?;
+        let cpus = self.cpus();
+        let Self { config, plan, files } = self;
 
-        let ram = Ram::new(config.memory.0, Pages::default(), false)?;
-        let vm = Vm::new(&kvm, config.cpus)?;
+        // Before there are threads and memory: it sets a guardian over the terminal.
+        let terminal = Terminal::open(config.escape).map_err(Error::host("look at the terminal"))?;
+        let ram = Ram::new(&config.memory.backed(), Pages::default(), false)?;
+        // The kernel is put into memory while KVM makes the machine.
+        let loading = load_kernel(config, plan, &files, &ram)?;
+        let vm = Vm::new(&kvm, cpus)?;
+        vm.set_register_policy(config.unsupported.register)?;
         vm.map_ram(&ram)?;
-        let vcpus = (0..config.cpus).map(|index| vm.create_vcpu(index)).collect::<Result<Vec<_>, _>>()?;
+        let vcpus = (0..cpus).map(|index| vm.create_vcpu(index)).collect::<Result<Vec<_>, _>>()?;
 
         // Options end, assign: the vdevs are made and get their places.
-        let mut board = Board::new(&vm, &ram);
-        board.attach_platform(layout::POWER_PORTS, Arc::new(power::Power), Vec::new())?;
-        let context = Context { claim_input: Cell::new(true), line: &|gsi| vm.line(gsi) };
-        for options in &config.vdevs {
-            match devices::build(options, &context)? {
-                Built::Virtio(device) => board.attach_virtio(options, device)?,
-                Built::Platform(platform) => {
-                    let ports =
-                        u64::from(platform.port)..u64::from(platform.port) + u64::from(platform.ports);
-                    board.attach_platform(ports, platform.vdev, platform.aml)?;
-                }
-            }
+        let ending = Arc::new(Ending::new().map_err(Error::host("make an event descriptor"))?);
+        let surroundings =
+            Surroundings { terminal: terminal.clone(), ending: Arc::clone(&ending), is_check: config.is_dry };
+        let host: Arc<dyn Host> = Arc::new(vm.clone());
+        let memory = Arc::new(ram.guest().clone());
+        let (assembled, is_read) = assemble(config, host, memory, &surroundings)?;
+        if assembled.kvm.contains(&Part::Timer) {
+            vm.create_timer()?;
         }
-        let Assembled { bus, vdevs, routes, parts } = board.finish(config.pci_config)?;
 
-        let tables = acpi::tables(&describe(config.cpus, config.pci_config, routes, parts))?;
+        let tables = acpi::tables(&describe(cpus, config, &assembled, files.tables.clone()))?;
         let mut seed = [0; SEED_SIZE];
         getrandom(&mut seed, GetRandomFlags::empty())
             .map_err(|e| Error::host("get random bytes")(e.into()))?;
-        let entry = plan.load(ram.guest(), &tables, &mut seed)?;
-        cpu::configure(&kvm, &vm, &vcpus, &entry)?;
+        let (plan, kernel) = loading.join().map_err(|_| Error::LoaderPanicked)??;
+        let loaded = plan.load_rest(ram.guest(), &tables, &mut seed, kernel)?;
+        debug!("kernel: {}", loaded.kernel);
+        for note in &loaded.kernel.notes {
+            let cause = note.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+            info!("{note}{cause}");
+        }
+        files.load(ram.guest())?;
+        boot::write_reset_vector(ram.guest(), layout::RESET_PORT, power::RESET_VALUE)?;
+        cpu::configure(&kvm, &vm, &vcpus, &loaded.entry)?;
+        if config.is_dry {
+            return Ok(End::Dry);
+        }
 
         // Guest configured: threads may start from here on.
-        let _running = Running::start(vdevs)?;
         let signals = Signals::catch().map_err(Error::host("catch signals"))?;
-        let _raw = Raw::enter().map_err(Error::host("put the terminal into raw mode"))?;
+        let raw = is_read.then(|| terminal.enter_raw()).transpose();
+        let _raw = raw.map_err(Error::host("put the terminal into raw mode"))?;
+        let Assembled { bus, vdevs, placed, .. } = assembled;
+        let running = Running::start(vdevs)?;
+        let state = config.state_dir.as_ref().map(|directory| {
+            StateFile::create(directory, summary::facts(config, &placed))
+                .map_err(Error::host("write the run's state"))
+        });
+        let mut state = state.transpose()?;
 
         // Guest starting.
-        let mut vcpus = Vcpus::start(vcpus, bus)?;
-        let stop = wait(&vcpus, &signals).map_err(Error::host("wait for the guest"))?;
+        debug!("guest starting");
+        let manner = Manner { cpus: config.cpus.clone(), unsupported: config.unsupported };
+        let mut vcpus = Vcpus::start(vcpus, Arc::clone(&bus), &manner)?;
+        let operator = Operator {
+            config,
+            vdevs: &running.0,
+            bus: &bus,
+            memory: ram.guest(),
+            signals: &signals,
+            terminal: &terminal,
+            ending: &ending,
+            button: vm.line(layout::EVENT_GSI),
+            started: Instant::now(),
+        };
+        let ended = operator.wait(&vcpus).map_err(Error::host("wait for the guest"))?;
         let outcome = vcpus.stop_and_join();
-        for (index, exits) in vcpus.exit_counts().iter().enumerate() {
-            debug!(
-                "vCPU {index}: {} exits for memory, {} for ports, {} others",
-                exits.memory, exits.port, exits.other
-            );
+        let end = match (outcome, ended) {
+            (Some(outcome), _) => End::Guest(outcome),
+            (None, Ended::Device(reason)) => End::Guest(Outcome::Guest(reason)),
+            (None, Ended::Stop(stop)) => End::Cut(stop),
+            (None, Ended::Guest) => End::Cut(Stop::Unknown),
+        };
+        debug!("{}", operator.status(&vcpus));
+        if let End::Guest(Outcome::Guest(reason)) = &end
+            && Reason::is_dumped(*reason)
+        {
+            operator.dump(&vcpus.last_registers());
+        }
+        if let Some(state) = &mut state {
+            let facts =
+                vec![("end", end.to_string().into()), ("exitStatus", u64::from(end.exit_status()).into())];
+            state.add(facts).map_err(Error::host("write the run's state"))?;
         }
         // Terminate: the vdevs and then the terminal end with their guards.
-        Ok(match (outcome, stop) {
-            (Some(outcome), _) => End::Guest(outcome),
-            (None, Some(stop)) => End::Cut(stop),
-            (None, None) => End::Cut(Stop::Unknown),
-        })
+        Ok(end)
     }
 }
 
-/// Waits until the guest ends the run or a signal does.
-fn wait(vcpus: &Vcpus, signals: &Signals) -> io::Result<Option<Stop>> {
-    loop {
-        let ended = vcpus.ended();
-        let mut fds = [PollFd::new(ended, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
-        match poll(&mut fds, None) {
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-            Ok(_) if vcpus.outcome().is_some() => return Ok(None),
-            Ok(_) => {
-                if let Some(stop) = signals.take() {
-                    return Ok(Some(stop));
-                }
-            }
-        }
+/// What the loading thread leaves: the plan for the rest, and the kernel that is in memory.
+type Loading = Result<(Plan, Kernel), boot::Error>;
+
+/// Puts the kernel into memory, at a random place unless the user wants none, on a thread of its own.
+fn load_kernel(config: &Config, plan: Plan, files: &Files, ram: &Ram) -> Result<JoinHandle<Loading>, Error> {
+    let mut random = [0; 16];
+    getrandom(&mut random, GetRandomFlags::empty()).map_err(|e| Error::host("get random bytes")(e.into()))?;
+    let random = u128::from_le_bytes(random);
+    let plan = plan.randomised([random as u64, (random >> 64) as u64], &files.ranges());
+    let plan = match &config.kernel_cache {
+        Some(directory) => plan.cached(Cache::open(directory)),
+        None => plan,
+    };
+    let memory = ram.guest().clone();
+    let load = move || plan.load_kernel(&memory).map(|kernel| (plan, kernel));
+    Builder::new().name("loader".into()).spawn(load).map_err(Error::host("start a thread"))
+}
+
+/// What vdevs find around them.
+struct Surroundings {
+    terminal: Arc<dyn devices::terminal::Terminal>,
+    ending: Arc<Ending>,
+    is_check: bool,
+}
+
+/// Makes the vdevs and puts them into the machine. Also tells whether one of them reads from standard input.
+fn assemble(
+    config: &Config,
+    host: Arc<dyn Host>,
+    memory: Arc<Memory>,
+    surroundings: &Surroundings,
+) -> Result<(Assembled, bool), Error> {
+    let mut board = Board::new(host, memory);
+    board.attach_own(layout::POWER_PORTS, Arc::new(power::Power))?;
+    let claim_input = Cell::new(true);
+    for vdev in &config.vdevs {
+        let built = {
+            let context = Context {
+                name: vdev.name,
+                place: vdev.place,
+                machine: surroundings.ending.clone(),
+                is_check: surroundings.is_check,
+                claim_input: Cell::new(claim_input.get()),
+                terminal: Arc::clone(&surroundings.terminal),
+                line: &|gsi| board.line(gsi),
+            };
+            let built = devices::build(&vdev.options, &context);
+            claim_input.set(context.claim_input.get());
+            built.map_err(|error| Error::from(error).about(vdev))?
+        };
+        debug!("{}: options end", vdev.name);
+        board.attach(vdev, built).map_err(|error| error.about(vdev))?;
     }
+    Ok((board.finish(config.pci_config)?, !claim_input.get()))
 }
 
 /// The vdevs between guest configured and terminate.
@@ -219,6 +290,7 @@ impl Running {
         let running = Self(vdevs);
         for vdev in &running.0 {
             Arc::clone(vdev).guest_configured()?;
+            debug!("{}: guest configured", vdev.name());
         }
         Ok(running)
     }
@@ -228,25 +300,25 @@ impl Drop for Running {
     fn drop(&mut self) {
         for vdev in &self.0 {
             vdev.terminate();
-            debug!("{}: {}", vdev.name(), vdev.status());
+            debug!("{}: terminate", vdev.name());
         }
     }
 }
 
 /// The machine for ACPI.
-fn describe(cpus: u32, pci_config: PciConfig, routes: Vec<Route>, parts: Vec<Vec<u8>>) -> acpi::Machine {
+fn describe(cpus: u32, config: &Config, assembled: &Assembled, tables: Vec<Vec<u8>>) -> acpi::Machine {
     let address = |range: Range<u64>| u32::try_from(range.start).unwrap_or(u32::MAX);
     acpi::Machine {
         apic_ids: (0..cpus).collect(),
         local_apic: address(layout::LOCAL_APIC),
         io_apic: IoApic { id: 0, address: address(layout::IO_APIC), gsi_base: 0 },
         pci: PciHost {
-            ecam: pci_config.has_ecam().then(|| address(layout::ECAM)),
+            ecam: config.pci_config.has_ecam().then(|| address(layout::ECAM)),
             last_bus: 0,
             memory: layout::PCI_MEMORY,
             memory_above_4g: None,
             io: layout::PCI_PORTS,
-            routes,
+            routes: assembled.routes.clone(),
         },
         power: Power {
             sleep_control: layout::SLEEP_CONTROL_PORT,
@@ -255,9 +327,10 @@ fn describe(cpus: u32, pci_config: PciConfig, routes: Vec<Route>, parts: Vec<Vec
             reset: layout::RESET_PORT,
             reset_value: power::RESET_VALUE,
         },
-        power_button: None,
-        legacy: Legacy { has_isa_devices: !parts.is_empty(), ..Legacy::default() },
-        parts,
+        power_button: Some(layout::EVENT_GSI),
+        legacy: assembled.legacy,
+        parts: assembled.parts.clone(),
+        tables,
     }
 }
 
@@ -268,9 +341,6 @@ fn describe(cpus: u32, pci_config: PciConfig, routes: Vec<Route>, parts: Vec<Vec
 /// The guest did not start.
 pub fn run(config: &Config) -> Result<End, Error> {
     let end = Checked::new(config)?.run()?;
-    match &end {
-        End::Guest(outcome) => info!("{outcome}"),
-        End::Cut(stop) => info!("power cut: {stop}"),
-    }
+    info!("{end}");
     Ok(end)
 }

@@ -335,9 +335,9 @@ fn a_device_that_is_no_kvm_is_refused_with_what_to_do() {
 #[test]
 fn a_guest_that_kvm_cannot_have_is_refused_before_it_is_made() {
     let Some(kvm) = kvm() else { return };
-    assert!(matches!(kvm.check(0, 64 * MIB), Err(Error::Cpus { asked: 0, .. })));
-    let many = kvm.check(1 << 20, 64 * MIB).unwrap_err();
+    assert!(matches!(kvm.check(0, &layout::ram(64 * MIB)), Err(Error::Cpus { asked: 0, .. })));
+    let many = kvm.check(1 << 20, &layout::ram(64 * MIB)).unwrap_err();
     assert!(many.to_string().starts_with("cannot make 1048576 vCPUs"), "{many}");
-    assert!(matches!(kvm.check(1, 1 << 60), Err(Error::PhysicalBits { .. })));
-    kvm.check(1, 8 << 30).unwrap();
+    assert!(matches!(kvm.check(1, &layout::ram(1 << 60)), Err(Error::PhysicalBits { .. })));
+    kvm.check(1, &layout::ram(8 << 30)).unwrap();
 }

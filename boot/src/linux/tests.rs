@@ -9,7 +9,7 @@ use vmm_sys_util::tempfile::TempFile;
 use super::*;
 use crate::acpi;
 use crate::image::tests::{PROTECTED_SIZE, bzimage, image, with};
-use crate::layout::{GDT, PML4, STACK};
+use crate::layout::{GDT, PAGE_SIZE, PML4, STACK};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -147,7 +147,7 @@ fn ram_that_no_pc_has_is_refused() {
 }
 
 /// A guest of 64 MiB with an initrd of 5000 bytes, loaded.
-fn loaded() -> (GuestMemoryMmap, Entry, acpi::Tables, Plan) {
+fn loaded() -> (GuestMemoryMmap, Entry, acpi::Tables, Range<u64>) {
     let file = TempFile::new().unwrap();
     file.as_file().write_all_at(&[0x5a; 5000], 0).unwrap();
     let initrd = Initrd::open(file.as_path()).unwrap();
@@ -158,9 +158,12 @@ fn loaded() -> (GuestMemoryMmap, Entry, acpi::Tables, Plan) {
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 64 << 20)]).unwrap();
     let tables = acpi::tables(&acpi::tests::machine()).unwrap();
     let mut seed = [7; SEED_SIZE];
-    let entry = plan.load(&memory, &tables, &mut seed).unwrap();
+    let places = (plan.kernel(), plan.initrd());
+    let loaded = plan.load(&memory, &tables, &mut seed).unwrap();
     assert_eq!(seed, [0; SEED_SIZE]);
-    (memory, entry, tables, plan)
+    assert_eq!(loaded.kernel.method, Method::SelfUnpacking);
+    assert_eq!(loaded.kernel.place, places.0);
+    (memory, loaded.entry, tables, places.1.unwrap())
 }
 
 fn read(memory: &GuestMemoryMmap, address: u64, length: usize) -> Vec<u8> {
@@ -188,8 +191,7 @@ fn the_protected_mode_part_is_loaded_and_entered_at_its_64_bit_entry() {
 
 #[test]
 fn the_initrd_is_loaded_and_its_place_told() {
-    let (memory, .., plan) = loaded();
-    let place = plan.initrd().unwrap();
+    let (memory, .., place) = loaded();
     assert_eq!(place, 64 * MIB - 2 * PAGE_SIZE..64 * MIB - 2 * PAGE_SIZE + 5000);
     assert_eq!(read(&memory, place.start, 5001), [[0x5a; 5000].as_slice(), &[0]].concat());
     assert_eq!(u64::from(dword(&memory, BOOT_PARAMS + 0x218)), place.start);

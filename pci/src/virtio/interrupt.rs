@@ -76,7 +76,7 @@ impl FunctionInterrupt {
 
     fn drive(&self, wires: &mut Wires) -> io::Result<()> {
         let mut result = self.send(wires);
-        if wires.settle_table() {
+        if wires.settle_table(self.may_send(wires)) {
             // The guest may have unmasked a vector between the last look at the table and its hiding.
             result = result.and(self.send(wires));
         }
@@ -88,10 +88,14 @@ impl FunctionInterrupt {
         result.and(wires.pin.set(is_asserted && !is_disabled))
     }
 
+    fn may_send(&self, wires: &Wires) -> bool {
+        !self.needs_bus_master || wires.command & command::BUS_MASTER != 0
+    }
+
     /// Sends the messages that are due.
     fn send(&self, wires: &mut Wires) -> io::Result<()> {
         let mut result = Ok(());
-        if !self.needs_bus_master || wires.command & command::BUS_MASTER != 0 {
+        if self.may_send(wires) {
             while let Some(message) = wires.msix.take_deliverable() {
                 result = result.and(self.host.send_msi(message.address, message.data));
             }
@@ -188,8 +192,9 @@ impl FunctionInterrupt {
 impl Wires {
     /// Shows the vector table to the guest, so that it can be programmed without an exit, unless the next write to it may
     /// release something. Says whether it was hidden just now.
-    fn settle_table(&mut self) -> bool {
-        let is_seen = self.table_at.is_some() && self.hidings < MAX_HIDINGS && !self.msix.awaits_unmask();
+    fn settle_table(&mut self, may_send: bool) -> bool {
+        let awaits_unmask = may_send && self.msix.awaits_unmask();
+        let is_seen = self.table_at.is_some() && self.hidings < MAX_HIDINGS && !awaits_unmask;
         if is_seen == self.is_table_shown {
             return false;
         }

@@ -1,7 +1,7 @@
 //! A virtio device as a PCI function (VIRTIO 1.3 §4.1).
 //!
-//! An access to a register is decoded here, acts on the [`Core`](devices::core::Core), and returns what it meant;
-//! [`VirtioFunction::act`] is the one place that does what that asks for. Locks are taken in the order doorbells,
+//! An access to a register is decoded here, acts on the [`Core`], and returns what it meant;
+//! `VirtioFunction::act` is the one place that does what that asks for. Locks are taken in the order doorbells,
 //! configuration, core, interrupt, line.
 
 mod capabilities;

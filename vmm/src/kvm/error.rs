@@ -6,8 +6,8 @@ use thiserror::Error;
 use vmm_sys_util::errno;
 
 use crate::cpuid::MOST_SHORT_IDS;
-use crate::layout::MIB;
-use crate::memory::{LEAST, Pages, UNIT};
+use crate::layout::{MIB, PAGE};
+use crate::memory::{LEAST, Pages};
 
 /// What can go wrong between the command line and the guest's first instruction, as far as KVM is concerned.
 #[derive(Debug, Error)]
@@ -83,8 +83,8 @@ pub enum Error {
         bits: u32,
     },
     /// A size that no guest can have.
-    #[error("cannot give the guest {size} bytes of memory; ask for at least {} MiB, in multiples of {} MiB",
-            LEAST / MIB, UNIT / MIB)]
+    #[error("cannot give the guest {size} bytes of memory; ask for at least {} MiB, in multiples of {} KiB",
+            LEAST / MIB, PAGE >> 10)]
     MemorySize {
         /// The size in bytes.
         size: u64,
@@ -120,6 +120,19 @@ pub enum Error {
         call: &'static str,
         /// Why not.
         source: errno::Error,
+    },
+    /// The host does not schedule a vCPU's thread as its user wants.
+    #[error(
+        "cannot give vCPU {index} {manner}: {source}; real-time priorities and less nice need CAP_SYS_NICE or a limit \
+         (ulimit -r, ulimit -e), and processors have to be there"
+    )]
+    Manner {
+        /// The vCPU.
+        index: u32,
+        /// What was asked for.
+        manner: String,
+        /// Why not.
+        source: io::Error,
     },
     /// The host has no thread for a vCPU.
     #[error(

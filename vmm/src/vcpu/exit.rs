@@ -3,9 +3,10 @@
 use std::ptr::NonNull;
 
 use kvm_bindings::{
-    KVM_EXIT_FAIL_ENTRY, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_MEMORY_FAULT, KVM_EXIT_SYSTEM_EVENT,
-    KVM_INTERNAL_ERROR_DELIVERY_EV, KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_SIMUL_EX,
-    KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, kvm_run,
+    KVM_EXIT_FAIL_ENTRY, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_IO, KVM_EXIT_MEMORY_FAULT, KVM_EXIT_MMIO,
+    KVM_EXIT_SYSTEM_EVENT, KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVM_INTERNAL_ERROR_DELIVERY_EV,
+    KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_SIMUL_EX, KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON,
+    kvm_run,
 };
 use kvm_ioctls::VcpuFd;
 
@@ -43,6 +44,9 @@ pub(super) fn describe(run: &kvm_run) -> String {
     // SAFETY: all of these are plain integers, for which any bytes are valid.
     let (entry, internal, event, fault) =
         unsafe { (detail.fail_entry, detail.internal, detail.system_event, detail.memory_fault) };
+    #[expect(unsafe_code, reason = "what an exit means is in a union")]
+    // SAFETY: as above.
+    let (io, mmio, msr) = unsafe { (detail.io, detail.mmio, detail.msr) };
     match reason {
         KVM_EXIT_FAIL_ENTRY => {
             let (reason, cpu) = (entry.hardware_entry_failure_reason, entry.cpu);
@@ -53,6 +57,16 @@ pub(super) fn describe(run: &kvm_run) -> String {
             format!("{name}: {}, data {data:x?}", suberror(internal.suberror))
         }
         KVM_EXIT_SYSTEM_EVENT => format!("{name}: type {}", event.type_),
+        KVM_EXIT_IO => {
+            let way = if io.direction == 0 { "read of" } else { "write to" };
+            format!("{name}: {}-byte {way} port {:#x}", io.size, io.port)
+        }
+        KVM_EXIT_MMIO => {
+            let way = if mmio.is_write == 0 { "read" } else { "write" };
+            format!("{name}: {}-byte {way} at guest address {:#x}", mmio.len, mmio.phys_addr)
+        }
+        KVM_EXIT_X86_RDMSR => format!("{name}: model-specific register {:#x}", msr.index),
+        KVM_EXIT_X86_WRMSR => format!("{name}: model-specific register {:#x}, {:#x}", msr.index, msr.data),
         KVM_EXIT_MEMORY_FAULT => format!("{name}: {:#x} bytes at guest address {:#x}", fault.size, fault.gpa),
         _ => name,
     }

@@ -14,7 +14,7 @@ use vmm::cpu;
 use vmm::kvm::{Kvm, Vm};
 use vmm::layout::{self, MIB};
 use vmm::memory::{Pages, Ram};
-use vmm::vcpu::{Outcome, Vcpus};
+use vmm::vcpu::{Manner, Outcome, Vcpus};
 
 /// Where a guest's code begins.
 pub const CODE: u64 = 0x10_0000;
@@ -102,9 +102,9 @@ pub fn kvm() -> Option<Kvm> {
 impl Machine {
     pub fn new(cpus: u32, code: &[u8]) -> Option<Self> {
         let kvm = kvm()?;
-        kvm.check(cpus, 64 * MIB).unwrap();
+        kvm.check(cpus, &layout::ram(64 * MIB)).unwrap();
         let vm = Vm::new(&kvm, cpus).unwrap();
-        let ram = Ram::new(64 * MIB, Pages::Transparent, false).unwrap();
+        let ram = Ram::new(&layout::ram(64 * MIB), Pages::Transparent, false).unwrap();
         vm.map_ram(&ram).unwrap();
         let vcpus: Vec<VcpuFd> = (0..cpus).map(|index| vm.create_vcpu(index).unwrap()).collect();
         ram.guest().write_slice(code, GuestAddress(CODE)).unwrap();
@@ -120,7 +120,7 @@ impl Machine {
     }
 
     pub fn start(&mut self) -> Vcpus {
-        Vcpus::start(std::mem::take(&mut self.vcpus), Arc::clone(&self.bus)).unwrap()
+        Vcpus::start(std::mem::take(&mut self.vcpus), Arc::clone(&self.bus), &Manner::default()).unwrap()
     }
 
     /// Runs the guest until it ends by itself.
@@ -163,6 +163,7 @@ fn entry(ram: &Ram) -> Entry {
     Entry {
         rip: CODE,
         rsp: 0xb000,
+        rbx: 0,
         rsi: DATA,
         rflags: 2,
         cr0: 0x8000_0031,

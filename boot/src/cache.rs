@@ -1,0 +1,177 @@
+//! Unpacked kernels, kept in a directory from one guest to the next.
+//!
+//! An entry is named by the digest of the packed payload, and holds what the payload unpacks to, laid out as
+//! in memory, with its relocations (see `format.rs`): it is read straight into guest memory. Nobody waits
+//! for anybody: entries appear under their name when they are whole, and who reads one while it is evicted
+//! reads on. That the cache fails never keeps a guest from starting.
+
+mod format;
+#[cfg(test)]
+mod tests;
+
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use rustix::process::geteuid;
+use vm_memory::GuestMemoryMmap;
+
+pub(crate) use format::Cached;
+
+use crate::input::{Input, file_error};
+use crate::kernel::Flat;
+use crate::payload::Payload;
+use crate::{Error, Result};
+
+/// What follows an entry's digest in its name.
+const ENTRY: &str = "kernel";
+/// The same, while it is being written.
+const UNFINISHED: &str = "tmp";
+/// An unfinished entry that is older than this was left behind by somebody who was killed.
+const ABANDONED: Duration = Duration::from_secs(60);
+/// Write permission of everybody but the owner.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
+/// The digits of a digest.
+const DIGEST_DIGITS: usize = 64;
+
+/// A directory of unpacked kernels.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    directory: PathBuf,
+    limit: u64,
+}
+
+impl Cache {
+    /// How many bytes a cache holds at most, if nobody says otherwise.
+    pub const DEFAULT_LIMIT: u64 = 512 << 20;
+
+    /// A cache in `directory`, which is made when there is something to put in.
+    #[must_use]
+    pub fn open(directory: impl Into<PathBuf>) -> Self {
+        Self { directory: directory.into(), limit: Self::DEFAULT_LIMIT }
+    }
+
+    /// The same with room for `limit` bytes. What was not used for the longest time is removed first.
+    #[must_use]
+    pub fn limited_to(self, limit: u64) -> Self {
+        Self { limit, ..self }
+    }
+
+    /// The entry for `key`, if there is one that was written whole, by this version, for this key, by this
+    /// user or root.
+    pub(crate) fn lookup(&self, key: &Key) -> Result<Option<Cached>> {
+        let path = self.path(key, ENTRY);
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(|source| file_error("open", &path, source))?,
+        };
+        let metadata = file.metadata().map_err(|source| file_error("read", &path, source))?;
+        if !is_trusted(&metadata) {
+            return Err(Error::CacheOwner { path });
+        }
+        // When it was used last decides how long it stays. Somebody else's may not be touched, and need not.
+        let _ = file.set_modified(SystemTime::now());
+        Cached::read(Input::read(file, &path)?, key)
+    }
+
+    /// Keeps `flat`, which lies in `memory` at `shift` from where it is linked and has not been relocated yet.
+    pub(crate) fn store(&self, key: &Key, flat: &Flat, memory: &GuestMemoryMmap, shift: u64) -> Result<()> {
+        let size = format::size(flat);
+        if size > self.limit {
+            return Ok(());
+        }
+        let at = |attempt, path: &Path| {
+            let path = path.to_owned();
+            move |source| Error::File { attempt, path, source }
+        };
+        let mut builder = DirBuilder::new();
+        let made = builder.recursive(true).mode(0o700).create(&self.directory);
+        made.map_err(at("create", &self.directory))?;
+        self.make_room(size).map_err(at("clear", &self.directory))?;
+
+        let unfinished = self.path(key, UNFINISHED);
+        let mut file = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished) {
+            // Somebody else is writing the same.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+            opened => opened.map_err(at("create", &unfinished))?,
+        };
+        let written = format::write(&mut file, key, flat, memory, shift)
+            .and_then(|()| fs::rename(&unfinished, self.path(key, ENTRY)));
+        written.map_err(|source| {
+            // Else the next one would believe that it is being written.
+            let _ = fs::remove_file(&unfinished);
+            at("write", &unfinished)(source)
+        })
+    }
+
+    /// Removes what was left behind, and the oldest entries until there is room for `size` more bytes.
+    fn make_room(&self, size: u64) -> io::Result<()> {
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(&self.directory)? {
+            let path = entry?.path();
+            let Some(kind) = kind(&path) else { continue };
+            // It may have gone since.
+            let Ok(metadata) = fs::metadata(&path) else { continue };
+            let modified = metadata.modified()?;
+            if kind == ENTRY {
+                entries.push((modified, metadata.len(), path));
+            } else if modified.elapsed().is_ok_and(|age| age > ABANDONED) {
+                let _ = fs::remove_file(&path);
+            }
+        }
+        entries.sort();
+        let mut total = entries.iter().map(|(_, size, _)| *size).fold(size, u64::saturating_add);
+        for (_, size, path) in entries {
+            if total <= self.limit {
+                break;
+            }
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => total = total.saturating_sub(size),
+            }
+        }
+        Ok(())
+    }
+
+    fn path(&self, key: &Key, kind: &str) -> PathBuf {
+        self.directory.join(format!("{}.{kind}", key.0.to_hex()))
+    }
+}
+
+/// What a file in the directory is, by its name. `None` if it is not the cache's.
+fn kind(path: &Path) -> Option<&'static str> {
+    let digest = path.file_stem()?.to_str()?;
+    let is_digest = digest.len() == DIGEST_DIGITS && digest.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let extension = path.extension()?.to_str()?;
+    [ENTRY, UNFINISHED].into_iter().find(|kind| is_digest && *kind == extension)
+}
+
+/// Whether nobody else could have written it: an entry is run as a kernel without a look at its content.
+fn is_trusted(metadata: &Metadata) -> bool {
+    let owner = metadata.uid();
+    (owner == geteuid().as_raw() || owner == 0) && metadata.mode() & WRITABLE_BY_OTHERS == 0
+}
+
+/// What names an entry: the BLAKE3 digest of a packed payload. Nobody can make another payload with the same
+/// one, so the kernel that somebody wants me to try cannot take the place of the one that I trust.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Key(blake3::Hash);
+
+impl Key {
+    pub(crate) fn of(input: &Input, payload: &Payload) -> Result<Self> {
+        const PIECE: usize = 128 << 10;
+        let mut part = input.part(payload.offset, payload.length);
+        let mut hasher = blake3::Hasher::new();
+        let mut piece = vec![0; PIECE];
+        loop {
+            match part.read(&mut piece) {
+                Ok(0) => return Ok(Self(hasher.finalize())),
+                Ok(size) => hasher.update(piece.get(..size).unwrap_or_default()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(source) => return Err(file_error("read", &input.path(), source)),
+            };
+        }
+    }
+}

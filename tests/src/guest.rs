@@ -1,0 +1,187 @@
+//! A Linux guest in mote, at whose shell a test types.
+
+use std::path::PathBuf;
+use std::sync::MutexGuard;
+
+use crate::command::Command;
+use crate::machine::Machine;
+use crate::session::{Output, Session};
+use crate::wire::Status;
+use crate::{LATE, SOON, paths};
+
+/// Whose kernel a guest runs, each with an initramfs of its own that `resources/guests` describes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Distribution {
+    /// Linux 6.18, gzip, the virtio bus and console built in.
+    Alpine,
+    /// Linux 6.1, lz4, all of virtio in modules.
+    Debian,
+}
+
+/// The console that a guest's init is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Console {
+    /// `virtio-console`, as mote has it by default.
+    Hvc0,
+    /// `ser8250`, by request.
+    Serial,
+}
+
+/// How to boot a guest.
+#[derive(Clone, Debug)]
+pub struct Boot {
+    distribution: Distribution,
+    console: Console,
+    options: Vec<String>,
+    words: Vec<String>,
+    terminal: Option<(u16, u16)>,
+}
+
+impl Boot {
+    /// A guest with entropy and this console, as mote sizes it where nothing else is said.
+    #[must_use]
+    pub fn new(distribution: Distribution, console: Console) -> Self {
+        let (options, words): (&[&str], &[&str]) = match console {
+            Console::Hvc0 => (&[], &["quiet"]),
+            Console::Serial => {
+                (&["--vdev", "virtio-entropy", "--vdev", "ser8250"], &["quiet", "console=ttyS0"])
+            }
+        };
+        Self {
+            distribution,
+            console,
+            options: options.iter().copied().map(str::to_owned).collect(),
+            words: words.iter().copied().map(str::to_owned).collect(),
+            terminal: None,
+        }
+    }
+
+    /// Adds an option of `mote run` and its value.
+    #[must_use]
+    pub fn option(mut self, name: &str, value: &str) -> Self {
+        self.options.extend([name.to_owned(), value.to_owned()]);
+        self
+    }
+
+    /// Adds words to the kernel's command line.
+    #[must_use]
+    pub fn words(mut self, words: &str) -> Self {
+        self.words.push(words.to_owned());
+        self
+    }
+
+    /// Runs mote on a terminal of this many rows and columns instead of pipes.
+    #[must_use]
+    pub fn terminal(mut self, rows: u16, columns: u16) -> Self {
+        self.terminal = Some((rows, columns));
+        self
+    }
+
+    /// The kernel and the initramfs, on this machine.
+    ///
+    /// # Panics
+    /// When they have not been built.
+    #[must_use]
+    #[track_caller]
+    pub fn files(&self) -> [PathBuf; 2] {
+        let directory = match self.distribution {
+            Distribution::Alpine => "guests/alpine",
+            Distribution::Debian => "guests/debian",
+        };
+        ["vmlinuz", "initramfs"].map(|name| paths::built(&format!("{directory}/{name}")))
+    }
+
+    /// The command that boots it on a machine.
+    ///
+    /// # Panics
+    /// When something that it needs has not been built.
+    #[must_use]
+    #[track_caller]
+    pub fn command(&self, machine: &Machine) -> Command {
+        let [kernel, initramfs] = self.files().map(|path| machine.file(path));
+        let command = machine.mote(&["run", "--kernel"]).arg(kernel).arg("--initrd").arg(initramfs);
+        let command = command.args(&self.options).arg("--cmdline").arg(self.words.join(" "));
+        match self.terminal {
+            Some((rows, columns)) => command.terminal(rows, columns).env("TERM", "linux"),
+            None => command,
+        }
+    }
+
+    /// Boots it and waits for its shell.
+    ///
+    /// # Panics
+    /// When it does not get there.
+    #[must_use]
+    #[track_caller]
+    pub fn start(&self, machine: &Machine) -> Guest {
+        let alone = machine.alone();
+        let session = machine.spawn(&self.command(machine));
+        self.wait_for_shell(&session);
+        Guest { session, _alone: alone }
+    }
+
+    /// Waits until the guest's shell asks for a command, on the right console.
+    ///
+    /// # Panics
+    /// When it does not.
+    #[track_caller]
+    pub fn wait_for_shell(&self, session: &Session) {
+        let tty = match self.console {
+            Console::Hvc0 => "hvc0",
+            Console::Serial => "ttyS0",
+        };
+        session.expect(&format!("mote-guest: init on {tty}"), LATE);
+        session.expect("mote-guest# ", SOON);
+    }
+}
+
+/// A guest whose shell waits for commands.
+pub struct Guest {
+    /// The `mote` process; its output is the guest's console.
+    pub session: Session,
+    /// Dropped after the session, which takes the guest with it.
+    _alone: Option<MutexGuard<'static, ()>>,
+}
+
+impl Guest {
+    /// Types a command and returns what it printed.
+    ///
+    /// # Panics
+    /// When it fails or does not end.
+    #[track_caller]
+    pub fn ask(&self, command: &str) -> String {
+        // What is typed is echoed; the quotes keep the echo from looking like the answer.
+        self.session.send(format!("echo mote-be''gin; {command}; echo mote-e''nd $?\n"));
+        self.session.expect("mote-begin\r\n", SOON);
+        let printed = self.session.expect("mote-end ", LATE);
+        let status = self.session.expect("\r\n", SOON);
+        assert_eq!(status.trim(), "0", "{command} failed; it printed:\n{printed}");
+        printed.trim_end_matches("mote-end ").replace('\r', "")
+    }
+
+    /// Powers the guest off and returns what mote made of it.
+    ///
+    /// # Panics
+    /// When mote does not end, or with another status than 0.
+    #[track_caller]
+    pub fn power_off(self) -> Output {
+        self.end("poweroff -f")
+    }
+
+    /// Resets the guest and returns what mote made of it.
+    ///
+    /// # Panics
+    /// When mote does not end, or with another status than 0.
+    #[track_caller]
+    pub fn reset(self) -> Output {
+        self.end("reboot -f")
+    }
+
+    #[track_caller]
+    fn end(self, command: &str) -> Output {
+        self.session.send(format!("{command}\n"));
+        let end = self.session.wait(SOON);
+        assert_eq!(end.status, Status::Code(0), "after {command}; mote said:\n{}", end.messages());
+        end
+    }
+}

@@ -1,0 +1,217 @@
+//! Guests of a few instructions, through the real loader and the real runner, on any KVM.
+
+use std::arch::global_asm;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tests::bzimage::{self, Flaw};
+use tests::{Machine, Output, SOON, Session, Status};
+
+global_asm!(include_str!("small/guests.s"));
+
+/// A guest, by the address of its first instruction in the code that all of them share.
+type Guest = unsafe extern "C" fn();
+
+unsafe extern "C" {
+    static small_begin: u8;
+    static small_which: u8;
+    static small_end: u8;
+    fn small_prints();
+    fn small_absent();
+    fn small_no_serial();
+    fn small_power_off();
+    fn small_reset();
+    fn small_triple_fault();
+    fn small_unsupported();
+    fn small_halts();
+    fn small_e820();
+    fn small_boot_params();
+    fn small_functions();
+    fn small_entropy();
+    fn small_console();
+}
+
+/// The code of all guests, with one selected.
+fn code(guest: Guest) -> Vec<u8> {
+    let (begin, end) = (&raw const small_begin, &raw const small_end);
+    let length = end as usize - begin as usize;
+    // SAFETY: the two symbols enclose bytes of one read-only section, which live as long as the process.
+    let mut code = unsafe { std::slice::from_raw_parts(begin, length) }.to_vec();
+    let which = &raw const small_which as usize - begin as usize;
+    let offset = (guest as usize - begin as usize) as u32;
+    code[which..which + 4].copy_from_slice(&offset.to_le_bytes());
+    code
+}
+
+/// Writes a file that is this test's alone.
+fn scratch(name: &str, bytes: &[u8]) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("small-{name}"));
+    fs::write(&path, bytes).unwrap();
+    path
+}
+
+fn start(name: &str, guest: Guest, options: &[&str]) -> Session {
+    let kernel = scratch(name, &bzimage::wrap(&code(guest), Flaw::None));
+    let machine = Machine::local();
+    let command = machine.mote(&["run", "--kernel"]).arg(machine.file(kernel)).args(options);
+    let session = machine.spawn(&command);
+    session.close_input();
+    session
+}
+
+#[track_caller]
+fn run(name: &str, guest: Guest, options: &[&str]) -> Output {
+    start(name, guest, options).wait(SOON)
+}
+
+/// Runs a guest that prints to the serial port and powers off, and returns what it printed.
+#[track_caller]
+fn printed(name: &str, guest: Guest, options: &[&str]) -> String {
+    let end = run(name, guest, &[&["--vdev", "ser8250"], options].concat());
+    assert_eq!(end.status, Status::Code(0), "{}\n{}", end.text(), end.messages());
+    end.text()
+}
+
+#[test]
+fn the_serial_port_prints_bytes_and_strings() {
+    assert_eq!(
+        printed("prints", small_prints, &[]),
+        "out: hello, serial port\nouts: hello again\n",
+        "standard output carries the console and nothing else"
+    );
+}
+
+#[test]
+fn what_is_absent_reads_as_ones() {
+    assert_eq!(printed("absent", small_absent, &[]), "ff ffff ffffffff ffffffffffffffff \n");
+}
+
+#[test]
+fn an_absent_serial_port_is_idle() {
+    let end = run("no-serial", small_no_serial, &["--vdev", "virtio-entropy"]);
+    assert_eq!(end.status, Status::Code(0), "{}", end.messages());
+}
+
+#[test]
+fn the_sleep_control_register_powers_off() {
+    let end = run("power-off", small_power_off, &[]);
+    assert_eq!((end.status, end.text().as_str()), (Status::Code(0), ""), "{}", end.messages());
+    assert!(end.messages().contains("powered off"), "{}", end.messages());
+}
+
+#[test]
+fn the_reset_register_resets() {
+    let end = run("reset", small_reset, &[]);
+    assert_eq!((end.status, end.text().as_str()), (Status::Code(0), ""), "{}", end.messages());
+    assert!(end.messages().contains("reset"), "{}", end.messages());
+}
+
+#[test]
+fn a_triple_fault_is_a_failure_and_names_the_rip() {
+    let end = run("triple-fault", small_triple_fault, &[]);
+    assert_eq!(end.status, Status::Code(96), "{}", end.messages());
+    let messages = end.messages().to_lowercase();
+    assert!(messages.contains("triple fault") && messages.contains("rip"), "{messages}");
+}
+
+#[test]
+fn an_exit_that_mote_does_not_know_is_named_with_the_rip() {
+    let end = run("unsupported", small_unsupported, &[]);
+    assert_eq!(end.status, Status::Code(5), "{}", end.messages());
+    let messages = end.messages().to_lowercase();
+    assert!(messages.contains("rip") && messages.contains("e0000000"), "{messages}");
+}
+
+#[test]
+fn signals_cut_the_power() {
+    for (name, signal) in [("sighup", 1), ("sigint", 2), ("sigterm", 15)] {
+        let session = start(name, small_halts, &["--vdev", "ser8250"]);
+        session.expect("halting\n", SOON);
+        session.signal(signal);
+        let end = session.wait(SOON);
+        assert_eq!(end.status, Status::Code(3), "{name}: {}", end.messages());
+    }
+}
+
+/// Address and size of the ranges of one type in the guest's memory map.
+fn ranges(map: &str, kind: &str) -> Vec<(u64, u64)> {
+    let number = |text: &str| u64::from_str_radix(text, 16).unwrap();
+    map.lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .filter(|fields| fields[2] == kind)
+        .map(|fields| (number(fields[0]), number(fields[1])))
+        .collect()
+}
+
+#[test]
+fn the_memory_map_has_the_memory_that_was_asked_for() {
+    const GIB: u64 = 1 << 30;
+    for (memory, size) in [("64M", 64 << 20), ("256M", 256 << 20), ("5G", 5 * GIB)] {
+        let map = printed(&format!("e820-{memory}"), small_e820, &["--memory", memory]);
+        let ram = ranges(&map, "1");
+        let total: u64 = ram.iter().map(|(_, size)| size).sum();
+        // Less the legacy area, which is reserved, and at most as much again for tables.
+        assert!(total <= size && total >= size - 0x0010_0000, "{memory}:\n{map}");
+        assert_eq!(ram[0].0, 0, "{memory}:\n{map}");
+        assert!(ram.iter().all(|(at, size)| at + size <= 0xa0000 || *at >= 0x10_0000), "{memory}:\n{map}");
+        assert!(ram.iter().all(|(at, size)| at + size <= 3 * GIB || *at >= 4 * GIB), "{memory}:\n{map}");
+        assert_eq!(ram.iter().any(|(at, _)| *at >= 4 * GIB), size > 3 * GIB, "{memory}:\n{map}");
+        let ecam = ranges(&map, "2").into_iter().any(|(at, _)| (3 * GIB..4 * GIB).contains(&at));
+        assert!(ecam, "the configuration window is reserved\n{map}");
+    }
+}
+
+#[test]
+fn the_command_line_the_ramdisk_and_a_seed_arrive() {
+    let ramdisk = scratch("ramdisk", b"this is the ramdisk");
+    let ramdisk = Machine::local().file(ramdisk);
+    let ramdisk = ramdisk.to_str().unwrap();
+    let printed =
+        printed("boot-params", small_boot_params, &["--cmdline", "one two=3 four", "--initrd", ramdisk]);
+    let lines: Vec<&str> = printed.lines().collect();
+    assert!(lines[0].ends_with("one two=3 four"), "{printed}");
+    assert!(lines[0].contains("console=ttyS0"), "{printed}");
+    let (address, text) = lines[1].split_once(' ').unwrap();
+    assert_eq!(text, "this is the ramdisk");
+    assert_eq!(u32::from_str_radix(address, 16).unwrap() % 4096, 0, "{printed}");
+    assert!(u32::from_str_radix(lines[2].trim(), 16).unwrap() >= 32, "{printed}");
+}
+
+#[test]
+fn the_vdevs_are_functions_behind_ecam() {
+    let vdevs = ["--vdev", "virtio-entropy", "--vdev", "virtio-entropy"];
+    let printed = printed("functions", small_functions, &vdevs);
+    let identities: Vec<&str> = printed.lines().map(|line| line.split_whitespace().nth(1).unwrap()).collect();
+    // With ECAM there is no host bridge.
+    assert_eq!(identities, ["10441af4"; 2], "{printed}");
+}
+
+#[test]
+fn entropy_arrives_and_differs() {
+    let printed: Vec<String> = ["entropy-1", "entropy-2"]
+        .iter()
+        .map(|name| printed(name, small_entropy, &["--vdev", "virtio-entropy"]))
+        .collect();
+    let answers: Vec<&str> = printed.iter().flat_map(|printed| printed.lines()).collect();
+    assert_eq!(answers.len(), 6, "{printed:?}");
+    let mut words: Vec<&str> = Vec::new();
+    for answer in answers {
+        let fields: Vec<&str> = answer.split_whitespace().collect();
+        assert_eq!(fields[0], "20", "the device tells how much it wrote: {answer}");
+        words.extend(&fields[1..]);
+    }
+    words.sort_unstable();
+    words.dedup();
+    assert_eq!(words.len(), 24, "no 64-bit word comes twice: {printed:?}");
+}
+
+#[test]
+fn the_console_prints_on_standard_output() {
+    let end = run("console", small_console, &["--vdev", "virtio-console"]);
+    assert_eq!(
+        (end.status, end.text().as_str()),
+        (Status::Code(0), "hello, console\n"),
+        "{}",
+        end.messages()
+    );
+}

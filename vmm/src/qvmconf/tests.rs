@@ -1,0 +1,414 @@
+//! What configurations mean, and what is said of those that are wrong: each error once, word for word.
+
+use std::fs;
+use std::time::Duration;
+
+use super::*;
+use crate::config::{Config, Cpu, DumpTo, Flags, LoadKind, Policy, Sched};
+use devices::location::{Location, Placement};
+
+/// The configuration that the file `f` of this text describes.
+fn parse(text: &str) -> Result<Config, Error> {
+    let mut draft = Draft::default();
+    parser::parse(lexer::words("f", text)?, &mut draft)?;
+    draft.finish()
+}
+
+#[track_caller]
+fn config(text: &str) -> Config {
+    parse(text).unwrap_or_else(|error| panic!("{error}"))
+}
+
+#[track_caller]
+fn says(text: &str, expected: &str) {
+    match parse(text) {
+        Err(error) => assert_eq!(error.to_string(), expected, "\n{text}"),
+        Ok(config) => panic!("{text}\nis understood: {config:#?}"),
+    }
+}
+
+#[test]
+fn a_context_lasts_until_the_next_one_and_what_has_none_does_not_end_it() {
+    let plain = config("load k cpu sched 8 ram 128m cpu");
+    let mixed = config("load k cpu ram 128m # in between\nsched 8 cpu");
+    assert_eq!(plain, mixed);
+    assert_eq!(plain.cpus, [Cpu { sched: Some(Sched::Other { nice: 2 }), ..Cpu::default() }, Cpu::default()]);
+}
+
+#[test]
+fn the_last_of_several_counts() {
+    let config = config("load k cmdline one cmdline two cpu sched 1 sched 9r runmask 0 runmask 1,3");
+    assert_eq!(config.command_line, "two");
+    assert_eq!(config.cpus, [Cpu { sched: Some(Sched::RoundRobin(9)), runmask: vec![1, 3] }]);
+}
+
+#[test]
+fn without_cpu_ram_and_vdev_there_are_the_usual_ones() {
+    let config = config("load k");
+    assert_eq!((config.cpus.len(), config.memory.size()), (1, 256 << 20));
+    let names: Vec<_> = config.vdevs.iter().map(|vdev| vdev.name).collect();
+    assert_eq!(names, ["virtio-entropy", "virtio-console"]);
+    assert_eq!(config.power_button_wait, Some(Duration::from_secs(10)));
+    assert_eq!(config.dump, DumpTo::Directory(".".into()));
+    assert!(!config.is_dry && config.loggers.is_empty());
+}
+
+#[test]
+fn files_are_loaded_by_type() {
+    let text = "ram 0,64m load vmlinuz initrd load 0initrd data load 0x2000000,blob acpi load ssdt.aml";
+    let config = config(text);
+    assert_eq!(config.kernel.to_str(), Some("vmlinuz"));
+    assert_eq!(config.initrd.as_ref().and_then(|path| path.to_str()), Some("0initrd"));
+    let loads: Vec<_> = config.loads.iter().map(|load| (load.kind, load.address)).collect();
+    assert_eq!(loads, [(LoadKind::Data, Some(0x200_0000)), (LoadKind::Acpi, None)]);
+}
+
+#[test]
+fn vdevs_have_their_options_their_places_and_their_names() {
+    let config = config(
+        "load k vdev ioapic name pic vdev ser8250 loc 0x2f8 intr pic:3 log error,warning none log info stdout
+         vdev virtio-entropy loc mem:0xf8000000 intr ioapic:12 legacy vdev virtio-entropy loc pci:0:1f.7",
+    );
+    let places: Vec<_> = config.vdevs.iter().map(|vdev| vdev.place).collect();
+    let at = |location, interrupt| Placement { location: Some(location), interrupt };
+    assert_eq!(
+        places,
+        [
+            Placement::default(),
+            at(Location::Port(0x2f8), Some(3)),
+            at(Location::Memory(0xf800_0000), Some(12)),
+            at(Location::Pci { device: 31, function: 7 }, None),
+        ]
+    );
+    let names: Vec<_> = config.vdevs.iter().map(|vdev| vdev.name).collect();
+    assert_eq!(names, ["pic", "ser8250", "virtio-entropy", "virtio-entropy-2"]);
+    let rules: Vec<_> = config.vdevs[1].loggers.iter().map(ToString::to_string).collect();
+    assert_eq!(rules, ["error,warn none", "info stdout"]);
+    assert!(config.vdevs[2].options.has("legacy"));
+}
+
+#[test]
+fn a_value_that_can_be_left_out_is_taken_if_it_is_one_of_those_that_there_are() {
+    let value = |text: &str| {
+        let config = config(&format!("load k vdev virtio-console tx-backpressure {text}"));
+        let options = &config.vdevs[0].options;
+        assert!(options.has("tx-backpressure"));
+        options.value("tx-backpressure").map(str::to_owned)
+    };
+    assert_eq!(value("off name c").as_deref(), Some("off"));
+    assert_eq!(value("name c"), None);
+    assert_eq!(value(""), None);
+}
+
+#[test]
+fn everything_else_is_understood_too() {
+    let config = config(
+        "system demo-1 load k dryrun dump \"|gzip > x\" logger error,fatal stderr logger info none
+         unsupported reference abort unsupported register ignore unsupported instruction abort
+         set power-button-timeout 0 set default-cmdline no set default-vdevs OFF set pci-config both
+         set escape none set state-dir /run/x",
+    );
+    assert_eq!(config.name.as_deref(), Some("demo-1"));
+    assert_eq!(config.dump, DumpTo::Command("gzip > x".into()));
+    assert_eq!((config.unsupported.reference, config.unsupported.register), (Policy::Abort, Policy::Ignore));
+    assert_eq!((config.power_button_wait, config.loggers.len()), (None, 2));
+    assert!(config.is_dry && !config.has_default_words && config.vdevs.is_empty());
+    assert!(config.pci_config.has_ecam() && config.pci_config.has_ports());
+    assert_eq!(config.state_dir.as_ref().and_then(|path| path.to_str()), Some("/run/x"));
+}
+
+#[test]
+fn text_that_is_none() {
+    says(
+        "load \"a\nb\"",
+        "[f:1] a quote is not closed; to go on in the next line, end this one with a backslash",
+    );
+    says("load a\u{1}b", "[f:1] character 0x01 is no part of a word");
+}
+
+#[test]
+fn options_that_there_are_not() {
+    says("load k\nvdv x", "[f:2] there is no option 'vdv' (did you mean 'vdev'?)");
+    says("frobnicate", "[f:1] there is no option 'frobnicate'");
+    says(
+        "load k vdev virtio-entropy\n\n legcay",
+        "[f:3] there is no option 'legcay' (did you mean 'legacy'?)",
+    );
+    says(
+        "load k vdev virtio-entropy colour red",
+        "[f:1] there is no option 'colour', neither of a VM nor of vdev virtio-entropy",
+    );
+    says("loc 0x3f8", "[f:1] 'loc' belongs to a vdev: write it after 'vdev TYPE'");
+    says("vdev ser8250 sched 8", "[f:1] 'sched' belongs to a cpu: write it after 'cpu'");
+}
+
+#[test]
+fn options_of_qvm_that_mote_has_not() {
+    let no = |word: &str, text: &str, reason: &str| {
+        says(text, &format!("[f:1] mote does not support '{word}': {reason}"));
+    };
+    no("pass", "pass loc 0x1000", "there is no pass-through of the host's devices");
+    no("usb pass", "usb pass loc 0x1000", "there is no pass-through of the host's devices");
+    no("safety", "safety none", "no part of mote is certified");
+    no("user", "user nobody", "start mote as the user that it is to run as");
+    no("debug", "debug all", "use 'logger debug stderr', or gdb on a dump");
+    no("cluster", "cpu cluster big", "Linux names no clusters; use 'runmask'");
+    no("partition", "cpu partition p", "put mote into a cgroup");
+    no("fdt load", "fdt load x.dtb", "device trees are ARM's; a PC's guest has ACPI");
+    no("set fdt-dump-file", "set fdt-dump-file x", "device trees are ARM's; a PC's guest has ACPI");
+    no("$asinfo_start{a}", "$asinfo_start{a}", "the host has no QNX system page");
+    no("@more", "@more", "files are named on the command line, several if need be");
+    no(
+        "unsupported instruction ignore",
+        "unsupported instruction ignore",
+        "KVM emulates what it can; where it cannot, it stops the guest for good (abort)",
+    );
+    no(
+        "unsupported reference fail",
+        "unsupported reference fail",
+        "a PC has no bus errors; use ignore (all ones) or abort",
+    );
+    says(
+        "vdev virtio-net",
+        "[f:1] vdev virtio-net: mote has not this vdev of qvm's: there is no network yet",
+    );
+}
+
+#[test]
+fn arguments_that_are_missing_or_wrong() {
+    says("load", "[f:1] 'load' needs an argument: load [ADDRESS,]FILE");
+    says("vdev ser8250\nlog error", "[f:2] 'log' needs an argument: log FILTER[,FILTER]... DEST");
+    says("load k system late", "[f:1] 'system late' must be the first option");
+    says(
+        "system ../x",
+        "[f:1] system '../x': a name is made of letters, digits, '-', '_' and '.', as files are named by it",
+    );
+    says("load a\nload b", "[f:2] there is a kernel already, 'a'; mote takes one");
+    says("initrd load a initrd load b", "[f:1] there is a initrd already, 'a'; mote takes one");
+    says(
+        "data load 0x100000,x",
+        "[f:1] 'load 0x100000,x' refers to guest memory: write it after 'ram' and 'rom'",
+    );
+    says("ram 64m data load x", "[f:1] load 'x': data needs its address: data load ADDRESS,FILE");
+    says("load \"\"", "[f:1] load '': there is no file");
+    says(
+        "ram 64m load 0x1000000,k",
+        "[f:1] load '0x1000000,k': mote places the kernel and the initrd by itself; leave the address out",
+    );
+    says(
+        "ram 64m acpi load 0x1000,t",
+        "[f:1] load '0x1000,t': mote places ACPI tables by itself; leave the address out",
+    );
+    says(
+        "initr load x",
+        "[f:1] load 'initr': a file to load is of type initrd, data or acpi, or of none (did you mean 'initrd'?)",
+    );
+    says(
+        "cpu sched high",
+        "[f:1] sched 'high': a priority is a number and r (round robin), f (first in, first out) or o (the host's usual way)",
+    );
+    says(
+        "cpu sched 8,9s",
+        "[f:1] sched '8,9s': Linux has no sporadic scheduling; use a priority and r, f or o",
+    );
+    says("cpu sched 8x", "[f:1] sched '8x': the letter is r, f or o");
+    says("cpu sched 100f", "[f:1] sched '100f': Linux has real-time priorities from 1 to 99");
+    says(
+        "cpu runmask 0-3",
+        "[f:1] runmask '0-3': the host's processors are numbered from 0 to 1023, as in 0,2,3",
+    );
+    says(
+        "logger eror stderr",
+        "[f:1] logger 'eror': a filter is fatal, internal, error, warn, info, debug or verbose (did you mean 'error'?)",
+    );
+    says(
+        "logger error sdterr",
+        "[f:1] logger 'sdterr': messages go to stdout, stderr, slog or none (did you mean 'stderr'?)",
+    );
+    says("dump \"|\"", "[f:1] dump '|': there is no command");
+    says(
+        "unsupported refernce abort",
+        "[f:1] unsupported 'refernce': this is none of instruction, reference and register (did you mean 'reference'?)",
+    );
+    says(
+        "unsupported register abrot",
+        "[f:1] unsupported 'abrot': a policy is abort, fail or ignore (did you mean 'abort'?)",
+    );
+    says("load k set", "[f:1] 'set' needs an argument: set VARIABLE VALUE");
+    says(
+        "set pci-confg both",
+        "[f:1] there is no variable 'pci-confg' (did you mean 'pci-config'?); 'mote run set ?' lists them",
+    );
+    says("set pci-config usb", "[f:1] set 'pci-config usb': this is none of ecam, ports and both");
+    says(
+        "set default-vdevs maybe",
+        "[f:1] set 'default-vdevs maybe': a boolean is on or off, yes or no, true or false, 1 or 0",
+    );
+    says(
+        "set power-button-timeout soon",
+        "[f:1] set 'power-button-timeout soon': this is no number of seconds",
+    );
+    says("", "there is no kernel to load: give --kernel FILE, or 'load FILE' in a configuration");
+}
+
+#[test]
+fn memory_that_cannot_be_so() {
+    says(
+        "load k ram 4096",
+        "[f:1] ram '4096': say whether this is hexadecimal or decimal: 0x, 0d or a suffix K, M, G or T",
+    );
+    says("load k ram much", "[f:1] ram 'much': a size is a number and a suffix K, M, G or T, such as 256M");
+    says("load k ram 99999999T", "[f:1] ram '99999999T': this is more than can be addressed");
+    says("load k ram 0", "[f:1] ram 0: it has no bytes");
+    says("load k\nram 64m,0", "[f:2] ram 0x4000000,0: it has no bytes");
+    says("load k\nram 0x10001", "[f:2] ram 65537: it must begin and end on a page, at multiples of 4K");
+    says(
+        "load k ram 0,1023T ram 4096T",
+        "[f:1] ram 0x0,1023T: the devices are from 3G to 4G; there is room for a rom from 0xff000000 on alone",
+    );
+    says("load k ram 5000T", "[f:1] ram 5000T: this is more than can be addressed");
+    says(
+        "load k ram 0,64m\nram 32m,64m",
+        "[f:2] ram 0x2000000 to 0x6000000 meets ram 0x0 to 0x4000000 [f:1]",
+    );
+    says(
+        "load k ram 0,64m\nreserve loc 16m,1m",
+        "[f:1] ram 0x0 to 0x4000000 meets reserve 0x1000000 to 0x1100000 [f:2]",
+    );
+    says("load k ram 16m,64m", "[f:1] ram 0x1000000 to 0x5000000: RAM begins at 0");
+    says(
+        "load k ram 0,512k ram 1m,64m",
+        "[f:1] ram 0x0 to 0x80000: below 1M a PC has RAM up to 0xa0000, no more and no less",
+    );
+    says(
+        "load k ram 0,640k ram 2m,64m",
+        "[f:1] ram 0x200000 to 0x4200000: a PC has RAM from 1M on: ram 1m,LENGTH",
+    );
+    says("load k rom 1m,64m", "ram: there is none");
+    says(
+        "load k ram 0,640k\nreserve loc 0xe0000,64k ram 1m,64m",
+        "[f:2] reserve loc 0xe0000,64K: mote puts the ACPI tables at 0xe0000 to 0x100000",
+    );
+    says(
+        "load k reserve mem:0xa0000,64k ram 1m",
+        "[f:1] reserve 'mem:0xa0000,64k': a place follows: reserve loc ADDRESS,LENGTH",
+    );
+    says("load k reserve loc io:0x3f8,8", "[f:1] reserve 'io:0x3f8,8': only memory (mem:) can be reserved");
+    says(
+        "load k reserve loc 64k",
+        "[f:1] reserve '64k': an address and a length are needed, as in 0xa0000,0x20000",
+    );
+}
+
+#[test]
+fn vdevs_that_cannot_be_so() {
+    says("load k vdev toaster", "[f:1] there is no vdev 'toaster'; 'mote vdevs' lists them");
+    says(
+        "load k\nvdev virtio-entrpoy",
+        "[f:2] there is no vdev 'virtio-entrpoy' (did you mean 'virtio-entropy'?); 'mote vdevs' lists them",
+    );
+    says(
+        "load k vdev ser8250 name a vdev ser8250\nname a",
+        "[f:2] vdev ser8250: name=a: another vdev has that name",
+    );
+    says("load k vdev ser8250 name \"a b\"", "[f:1] vdev ser8250: name=a b: a name has no spaces in it");
+    says(
+        "load k vdev ser8250\nloc\n760",
+        "[f:3] vdev ser8250: loc=760: say whether this is hexadecimal or decimal: 0x, 0d or a suffix K, M, G or T",
+    );
+    says(
+        "load k vdev ser8250 loc pci:0:3.0",
+        "[f:1] vdev ser8250: loc=pci:0:3.0: a platform vdev is at I/O ports, such as io:0x3f8",
+    );
+    says(
+        "load k vdev virtio-entropy loc io:0x300",
+        "[f:1] vdev virtio-entropy: loc=io:0x300: a virtio vdev is on PCI or in memory",
+    );
+    says(
+        "load k vdev virtio-entropy loc mem:0xf8000000",
+        "[f:1] vdev virtio-entropy: loc: a vdev in memory needs an interrupt: intr ioapic:LINE",
+    );
+    says(
+        "load k vdev virtio-entropy loc mem:0xf8000000 intr ioapic:12\ntransitional",
+        "[f:2] vdev virtio-entropy: transitional: a vdev in memory is modern or legacy, not both",
+    );
+    says(
+        "load k vdev virtio-entropy intr gic:40",
+        "[f:1] vdev virtio-entropy: intr=gic:40: there is no interrupt controller of that name; the I/O APIC is 'ioapic'",
+    );
+    says(
+        "load k vdev ser8250 intr ioapic:24",
+        "[f:1] vdev ser8250: intr=ioapic:24: the I/O APIC has lines 0 to 23",
+    );
+    says(
+        "load k vdev ser8250 intr apic",
+        "[f:1] vdev ser8250: intr=apic: an interrupt is PIC:LINE, such as ioapic:12",
+    );
+    says(
+        "load k vdev ioapic loc mem:0xf8000000",
+        "[f:1] vdev ioapic: loc=mem:0xf8000000: KVM has the I/O APIC at mem:0xfec00000; leave 'loc' out",
+    );
+    says(
+        "load k vdev ser8250 log \"error\" nowhere",
+        "[f:1] log 'error nowhere': 'nowhere': messages go to stdout, stderr, slog or none",
+    );
+}
+
+#[test]
+fn flags_do_not_undo_what_words_shaped() {
+    let apply = |text: &str, flags| {
+        let mut draft = Draft::default();
+        parser::parse(lexer::words("f", text).unwrap(), &mut draft).unwrap();
+        draft.apply(flags).unwrap_err().to_string()
+    };
+    let flags = || Flags { kernel: Some("k".into()), ..Flags::default() };
+    assert_eq!(
+        apply("ram 0,640k ram 1m,64m", Flags { memory: Some(devices::size::Size(1 << 28)), ..flags() }),
+        "--memory and 'ram, rom and reserve with addresses' exclude each other: leave one out"
+    );
+    assert_eq!(
+        apply("cpu sched 8", Flags { cpus: Some(2), ..flags() }),
+        "--cpus and 'cpu with options' exclude each other: leave one out"
+    );
+    assert_eq!(
+        apply("vdev ser8250", Flags { has_no_vdevs: true, ..flags() }),
+        "--no-vdevs and 'vdev' exclude each other: leave one out"
+    );
+}
+
+#[test]
+fn files_are_spliced_in_where_they_are_named() {
+    let directory = std::env::temp_dir().join(format!("mote-qvmconf-{}", std::process::id()));
+    fs::create_dir_all(&directory).unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = directory.join(name);
+        fs::write(&path, bytes).unwrap();
+        format!("@{}", path.display())
+    };
+    let read = |words: &[&str]| {
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        let mut draft = Draft::default();
+        read(&words, &mut draft).and_then(|()| draft.finish())
+    };
+    let (one, two) = (file("one", b"system demo load k"), file("two", b"cmdline \"a b\"\n"));
+    let both = read(&[&one, "ram", "128m", &two]).unwrap();
+    assert_eq!((both.name.as_deref(), both.command_line.as_str()), (Some("demo"), "a b"));
+
+    let error = read(&["load", "k", "ram", "128"]).unwrap_err().to_string();
+    assert!(error.starts_with("[command line] ram '128': "), "{error}");
+    let error = read(&["@/nowhere/x"]).unwrap_err().to_string();
+    assert_eq!(error, "[command line] cannot read /nowhere/x: No such file or directory (os error 2)");
+    let latin = file("latin", b"load k\ncmdline \"\xe4\"");
+    let error = read(&[&latin]).unwrap_err().to_string();
+    assert_eq!(error, format!("[{}:2] this is not UTF-8; a configuration is text", &latin[1..]));
+    fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn no_option_of_a_vdev_hides_one_of_the_vm() {
+    for kind in devices::KINDS {
+        for help in kind.all_options() {
+            assert!(OPTIONS.iter().all(|row| row.name != help.name), "{} {}", kind.name, help.name);
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Sample configurations through `mote check`: what it prints of each is in the file beside it. `UPDATE=1` writes those
+//! anew.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::{env, fs};
+
+/// A directory with a kernel and an initrd that can be checked, though not run.
+fn directory(name: &str) -> PathBuf {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("samples-{name}"));
+    fs::create_dir_all(&directory).unwrap();
+    let mut kernel = vec![0; 0x1000];
+    let mut put = |at: usize, bytes: &[u8]| kernel[at..at + bytes.len()].copy_from_slice(bytes);
+    // Linux/x86 boot protocol 2.15: one sector of setup, 64-bit entry, loaded high.
+    put(0x1f1, &[1]);
+    put(0x1f4, &0xc0_u32.to_le_bytes());
+    put(0x1fe, &[0x55, 0xaa, 0xeb, 0x66]);
+    put(0x202, b"HdrS\x0f\x02");
+    put(0x211, &[1]);
+    put(0x22c, &0x7fff_ffff_u32.to_le_bytes());
+    put(0x230, &0x20_0000_u32.to_le_bytes());
+    put(0x234, &[1, 21, 3]);
+    put(0x238, &2047_u32.to_le_bytes());
+    put(0x258, &0x100_0000_u64.to_le_bytes());
+    put(0x260, &0x10_0000_u32.to_le_bytes());
+    fs::write(directory.join("vmlinuz"), kernel).unwrap();
+    fs::write(directory.join("initramfs"), "an initrd").unwrap();
+    directory
+}
+
+fn mote(directory: &Path, words: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_mote")).args(words).current_dir(directory).output().unwrap()
+}
+
+#[track_caller]
+fn check(name: &str) {
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/qvmconf");
+    let directory = directory(name);
+    let file = format!("{name}.qvmconf");
+    fs::copy(beside.join(&file), directory.join(&file)).unwrap();
+    let output = mote(&directory, &["check", &format!("@{file}")]);
+    let (seen, messages) =
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8_lossy(&output.stderr));
+    // A host without a KVM for this guest says so, after what was understood.
+    let is_understood =
+        output.status.success() || output.status.code() == Some(64) && messages.contains("vm");
+    assert!(is_understood, "{messages}");
+    let expected = beside.join(format!("{name}.txt"));
+    if env::var_os("UPDATE").is_some() {
+        fs::write(&expected, &seen).unwrap();
+    }
+    assert_eq!(seen, fs::read_to_string(expected).unwrap());
+}
+
+#[test]
+fn the_least_configuration() {
+    check("small");
+}
+
+#[test]
+fn a_guest_like_a_pc() {
+    check("pc");
+}
+
+#[test]
+fn vdevs_at_places_of_their_own() {
+    check("placed");
+}
+
+#[test]
+fn logs_dumps_and_variables() {
+    check("run");
+}
+
+#[test]
+fn an_error_shows_its_line_and_has_its_status() {
+    let directory = directory("errors");
+    let wrong = |name: &str, text: &str| {
+        fs::write(directory.join(name), text).unwrap();
+        let output = mote(&directory, &["run", &format!("@{name}")]);
+        assert_eq!(output.status.code(), Some(65));
+        assert!(output.stdout.is_empty());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert_eq!(
+        wrong("unknown", "load vmlinuz\nvdv ser8250\n"),
+        "mote: error: [unknown:2] there is no option 'vdv' (did you mean 'vdev'?)\n"
+    );
+    // Found out only when the vdevs are made or placed.
+    let check = |name: &str, text: &str| {
+        fs::write(directory.join(name), text).unwrap();
+        let output = mote(&directory, &["check", &format!("@{name}")]);
+        assert_eq!(output.status.code(), Some(65), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let start = "load vmlinuz\nvdev virtio-entropy\n";
+    assert_eq!(
+        check("value", &format!("{start}rate fast\n")),
+        "mote: error: [value:3] vdev virtio-entropy: rate=fast: a size is a number and a suffix K, M, G or T, such as 256M\n"
+    );
+    assert_eq!(
+        check("place", &format!("{start}loc pci:0:5.0\nvdev virtio-console loc\npci:0:5.0")),
+        "mote: error: [place:5] vdev virtio-console cannot be PCI function 00:05.0: another one is there\n"
+    );
+    assert_eq!(
+        check("line", "load vmlinuz vdev ser8250 vdev ser8250 loc 0x2f8\nintr ioapic:4"),
+        "mote: error: [line:2] vdev ser8250-2 cannot have interrupt ioapic:4: ser8250 has it\n"
+    );
+    assert_eq!(
+        check("ports", "load vmlinuz vdev pvpanic vdev counter loc 0x503"),
+        "mote: error: [ports:1] counter cannot have ports 0x503 to 0x507: pvpanic is there; move one of the two\n"
+    );
+    assert_eq!(
+        check("both", &format!("{start}legacy transitional")),
+        "mote: error: [both:3] vdev virtio-entropy: transitional: a vdev is legacy or transitional, not both\n"
+    );
+    assert_eq!(
+        check("memory", &format!("{start}loc mem:0x80000000 intr ioapic:12")),
+        "mote: error: [memory:3] vdev virtio-entropy: loc=mem:0x80000000: \
+         vdevs in memory are from 0xf8000000 on, below the I/O APIC at 0xfec00000\n"
+    );
+    assert_eq!(
+        check("action", "load vmlinuz vdev wdt-ib700 action fiq"),
+        "mote: error: [action:1] vdev wdt-ib700: action=fiq: a fast interrupt is ARM's; use terminate or dump,terminate\n"
+    );
+}
+
+#[test]
+fn the_variables_are_listed() {
+    let output = mote(Path::new("."), &["run", "set", "?"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && text.lines().count() == vmm::qvmconf::VARIABLES.len(), "{text}");
+    assert!(text.starts_with("default-cmdline"), "{text}");
+}
+
+#[test]
+fn every_option_variable_and_vdev_is_in_the_documentation() {
+    let page = include_str!("../../docs/configuration.md");
+    let options = vmm::qvmconf::OPTIONS.iter().chain(vmm::qvmconf::CPU_OPTIONS).map(|row| row.name);
+    let variables = vmm::qvmconf::VARIABLES.iter().map(|row| row.name);
+    let vdevs = devices::KINDS
+        .iter()
+        .flat_map(|kind| std::iter::once(kind.name).chain(kind.options.iter().map(|help| help.name)));
+    for name in options.chain(variables).chain(vdevs) {
+        assert!(page.contains(&format!("`{name}`")) || page.contains(&format!("`{name} ")), "`{name}`");
+    }
+}
