@@ -37,7 +37,11 @@ run: build alpine $(if $(HARDWARE_KVM),,rig) ## Boot Alpine Linux to a login on 
 .PHONY: test
 test: check build guests rig ## Check, then run small guests and Linux in mote
 	@resources/need rngtest=rng-tools5
-	$(CARGO) test -p tests --test '*' --no-fail-fast
+	$(CARGO) test -p tests --test errors --test small --test linux --no-fail-fast
+
+.PHONY: test-long
+test-long: build guests rig ## Run the console's and the platform vdevs' tests in Linux too
+	$(CARGO) test -p tests --test console --test vdevs --no-fail-fast
 
 .PHONY: check
 check: ## Check style, lints, documentation, and what needs no KVM

@@ -193,6 +193,8 @@ impl Ser8250 {
 
     /// The thread: waits for the host.
     fn run(&self) {
+        // From here on input is waited for.
+        self.state().receive(self.name);
         while !self.is_stopping.load(Ordering::Acquire) {
             let mut fds =
                 [PollFd::new(&self.control, PollFlags::IN), PollFd::new(&self.poller, PollFlags::IN)];

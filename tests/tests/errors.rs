@@ -176,7 +176,7 @@ fn no_kvm() {
 #[test]
 fn no_permission_for_kvm() {
     let script = r#"mkdir -p /etc && echo user:x:1000:1000::/:/bin/sh >/etc/passwd &&
-        exec start-stop-daemon -S -c user -x "$0" -- "$@""#;
+        exec start-stop-daemon -S -c user -n no-such-process -a "$0" -- "$@""#;
     let rig = Machine::rig();
     let command = Command::shell(script).arg(rig.file(tests::paths::mote())).arg("run");
     let message = check(rig, &command.arg("--kernel").arg(rig_kernel("k8")), NOT_STARTED);
