@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use log::{debug, warn};
 
+pub(crate) use self::announce::{LATE, Late};
+
 use crate::chain::Memory;
 use crate::interrupt::{Cause, Interrupt};
 use crate::queue::{Areas, Fault, Queues, Ring, Running};
@@ -186,6 +188,11 @@ impl Core {
     /// The facts about the device.
     pub fn desc(&self) -> &Desc {
         &self.desc
+    }
+
+    /// Guest memory.
+    pub(crate) fn memory(&self) -> &Arc<Memory> {
+        &self.memory
     }
 
     /// The device status byte.
@@ -437,15 +444,11 @@ impl Core {
             return;
         }
         self.counters.services = self.counters.services.saturating_add(1);
-        if let (Wake::Queue(index), true) = (wake, self.may_access_memory)
-            && self.is_late(index)
-        {
-            self.decide(index);
-        }
-        if let Wake::Queue(index) = wake
-            && let Some(ring) = self.rings.get_mut(usize::from(index))
-        {
-            ring.has_more = false;
+        if let Wake::Queue(index) = wake {
+            self.decide_before(index);
+            if let Some(ring) = self.rings.get_mut(usize::from(index)) {
+                ring.has_more = false;
+            }
         }
         let running = match (self.may_access_memory, self.status & status::DRIVER_OK != 0) {
             _ if self.is_broken() => Running::None,

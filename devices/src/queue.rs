@@ -2,7 +2,6 @@
 
 use std::num::Wrapping;
 use std::sync::atomic::{Ordering, fence};
-use std::time::{Duration, Instant};
 
 use thiserror::Error;
 use virtio_queue::{Queue, QueueT};
@@ -102,6 +101,22 @@ impl Areas {
     }
 }
 
+/// Where a driver says that it has made buffers available. To look there needs no lock: it is guest memory, and at worst
+/// no longer a ring.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    index: GuestAddress,
+    /// The index that the device has come to.
+    taken: u16,
+}
+
+impl Place {
+    /// Whether there is something new.
+    pub(crate) fn has_news(&self, memory: &Memory) -> bool {
+        memory.load(self.index, Ordering::Acquire).map_or(true, |index| u16::from_le(index) != self.taken)
+    }
+}
+
 /// One queue: what the driver wrote of it, and the state of its ring while it runs.
 pub(crate) struct Ring {
     /// Entries that the driver chose, at most `state.max_size()`.
@@ -117,8 +132,10 @@ pub(crate) struct Ring {
     state: Queue,
     /// The used index up to which it has been decided whether to interrupt.
     announced: u16,
-    /// The latest use that this has not been decided for: the used index, and when that was seen.
-    undecided: Option<(u16, Instant)>,
+    /// The used index when the device's thread last looked.
+    looked: u16,
+    /// The device's thread looks for buffers by itself, so the driver need not ring.
+    is_polled: bool,
     spare: Vec<Segment>,
 }
 
@@ -133,7 +150,8 @@ impl Ring {
             has_more: false,
             state: Queue::new(max)?,
             announced: 0,
-            undecided: None,
+            looked: 0,
+            is_polled: false,
             spare: Vec::new(),
         })
     }
@@ -144,8 +162,18 @@ impl Ring {
 
     /// Back to the state after power-on.
     pub(crate) fn reset(&mut self) {
-        let Self { size, areas, is_legacy, is_enabled, has_more, state, announced, undecided, spare: _ } =
-            self;
+        let Self {
+            size,
+            areas,
+            is_legacy,
+            is_enabled,
+            has_more,
+            state,
+            announced,
+            looked,
+            is_polled,
+            spare: _,
+        } = self;
         state.reset();
         *size = state.max_size();
         *areas = Areas::default();
@@ -153,7 +181,8 @@ impl Ring {
         *is_enabled = false;
         *has_more = false;
         *announced = state.next_used();
-        *undecided = None;
+        *looked = state.next_used();
+        *is_polled = false;
     }
 
     /// Starts the queue with the size and the addresses that the driver wrote.
@@ -191,7 +220,7 @@ impl Ring {
         Ok(ahead)
     }
 
-    /// The next chain, or `None`; then the driver has been asked to ring when there is one.
+    /// The next chain, or `None`; then the driver has been asked to ring when there is one, unless it is looked for.
     fn pop<'m>(
         &mut self,
         memory: &'m Memory,
@@ -200,6 +229,9 @@ impl Ring {
     ) -> Result<Option<Chain<'m>>, Fault> {
         self.state.set_event_idx(accepted & feature::EVENT_IDX != 0);
         if self.available(memory)? == 0 {
+            if self.is_polled {
+                return Ok(None);
+            }
             let has_raced = self.state.enable_notification(memory).map_err(|_| Fault::Inaccessible)?;
             if !has_raced || self.available(memory)? == 0 {
                 return Ok(None);
@@ -227,27 +259,41 @@ impl Ring {
         self.state.add_used(memory, chain.head, len).map_err(|_| Fault::Inaccessible)
     }
 
-    /// Puts the decision off until it is known whether the driver polls. Returns whether there is one to make.
-    pub(crate) fn postpone(&mut self) -> bool {
-        let used = self.state.next_used();
-        if used == self.announced {
-            self.undecided = None;
-        } else if self.undecided.is_none_or(|(seen, _)| seen != used) {
-            self.undecided = Some((used, Instant::now()));
-        }
-        self.undecided.is_some()
+    /// Whether something was used for which it has not been decided whether to interrupt.
+    pub(crate) fn is_undecided(&self) -> bool {
+        self.state.next_used() != self.announced
     }
 
-    /// How long ago the latest use was that is undecided.
-    pub(crate) fn undecided(&self) -> Option<Duration> {
-        self.undecided.map(|(_, at)| at.elapsed())
+    /// How many requests were used since the last look.
+    pub(crate) fn look(&mut self) -> u16 {
+        let used = self.state.next_used();
+        used.wrapping_sub(std::mem::replace(&mut self.looked, used))
+    }
+
+    pub(crate) fn is_polled(&self) -> bool {
+        self.is_polled
+    }
+
+    /// From now on the device's thread looks for buffers, or does so no more: then the queue is to be served once, which
+    /// asks the driver to ring again.
+    pub(crate) fn set_polled(&mut self, is_polled: bool) {
+        self.is_polled = is_polled;
+    }
+
+    /// Where the next buffer will show.
+    pub(crate) fn place(&self) -> Place {
+        Place { index: GuestAddress(self.areas.driver.saturating_add(2)), taken: self.state.next_avail() }
+    }
+
+    /// Whether a service may find something: a buffer, or an index that is wrong.
+    pub(crate) fn may_have_buffers(&self, memory: &Memory) -> bool {
+        self.is_enabled && self.available(memory) != Ok(0)
     }
 
     /// Whether the driver is to be interrupted for what was used since the last call (VIRTIO 1.3 §2.7.7).
     pub(crate) fn take_interrupt(&mut self, memory: &Memory, accepted: u128) -> Result<bool, Fault> {
         let new = Wrapping(self.state.next_used());
         let old = Wrapping(std::mem::replace(&mut self.announced, new.0));
-        self.undecided = None;
         if new == old {
             return Ok(false);
         }

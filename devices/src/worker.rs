@@ -1,5 +1,7 @@
 //! The thread of a virtio device: waits for doorbells, the host's descriptors and deadlines, and serves the device.
 
+mod polling;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
@@ -9,8 +11,10 @@ use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber
 use log::{error, warn};
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::core::{LATE, Late};
 use crate::engine::Engine;
 use crate::virtio::{Interest, Wake, Watch};
+use crate::worker::polling::Polling;
 
 /// A thread that starts when there is something to wait for.
 pub(crate) struct Worker {
@@ -80,6 +84,7 @@ struct Loop {
     deadline: Option<Instant>,
     /// When to come back for decisions to interrupt.
     late: Option<Instant>,
+    polling: Polling,
 }
 
 fn run(engine: &Arc<Engine>) {
@@ -90,6 +95,7 @@ fn run(engine: &Arc<Engine>) {
             watched: Vec::new(),
             deadline: None,
             late: None,
+            polling: Polling::new(),
         });
         (manager, id)
     });
@@ -98,15 +104,28 @@ fn run(engine: &Arc<Engine>) {
         Err(error) => return error!("{name}: no event loop, so the device stands still: {error:?}"),
     };
     while !engine.worker().is_stopping.load(Ordering::Acquire) {
-        let deadlines = manager.subscriber_mut(id).map(|this| [this.deadline, this.late]).unwrap_or_default();
-        let deadline = deadlines.into_iter().flatten().min();
-        if let Err(error) = manager.run_with_timeout(timeout(deadline)) {
+        let Ok(this) = manager.subscriber_mut(id) else { return };
+        let deadline = [this.deadline, this.late].into_iter().flatten().min();
+        let wait = if this.polling.is_on() { 0 } else { timeout(deadline) };
+        if let Err(error) = manager.run_with_timeout(wait) {
             return error!("{name}: the event loop failed, so the device stands still: {error:?}");
         }
         let Ok(this) = manager.subscriber_mut(id) else { return };
-        if this.late.take_if(|at| *at <= Instant::now()).is_some() {
-            let again = engine.core().decide_late();
-            this.late = again.and_then(|after| Instant::now().checked_add(after));
+        if this.polling.is_on() {
+            this.polling.slice(engine);
+            this.late = Instant::now().checked_add(LATE);
+        } else if this.late.take_if(|at| *at <= Instant::now()).is_some() {
+            let late = engine.core().decide_late(this.polling.may_start());
+            match late {
+                Late::Done => {}
+                Late::Poll => this.polling.start(),
+                Late::Again { is_burst } => {
+                    if is_burst {
+                        this.polling.pass_over();
+                    }
+                    this.late = Instant::now().checked_add(LATE);
+                }
+            }
         }
         if this.deadline.take_if(|at| *at <= Instant::now()).is_some() {
             // What the device wants then is taken up by the loop.

@@ -239,6 +239,36 @@ fn con_09_a_driver_that_polls_is_not_interrupted_and_one_that_waits_is() {
 }
 
 #[test]
+fn con_09_a_burst_comes_to_need_no_doorbells_and_loses_nothing() {
+    modern_ways(|way| {
+        let (machine, _keyboard, mut screen) = console(way);
+        let driver = Driver::find(&machine, 1, way);
+        let rings = driver.start(feature::EVENT_IDX);
+        let at = machine.ram(4, 1);
+        let (mut number, mut silent) = (0_u32, 0);
+        let has_processors = std::thread::available_parallelism().unwrap().get() > 1;
+        // Where the device's thread finds a processor to look from, it looks.
+        patiently("a driver that need not ring", || {
+            machine.set_bytes(at, &number.to_le_bytes());
+            rings[1].post(&[Buf::out(at, 4)]);
+            match rings[1].wants_kick() {
+                true => driver.kick(TRANSMIT),
+                false => silent += 1,
+            }
+            // As Linux does: it spins, and takes what was used. A doorbell too few would have it spin for ever.
+            rings[1].wait();
+            rings[1].arm();
+            assert_eq!(read(&mut screen, 4), number.to_le_bytes());
+            number += 1;
+            number >= 10_000 && (silent >= 20 || !has_processors)
+        });
+        // The thread stops looking before long, and asks for the doorbell again.
+        let next = u16::try_from(number % 65_536).unwrap();
+        patiently("a ring that wants its doorbell", || rings[1].avail_event() == next);
+    });
+}
+
+#[test]
 fn con_22_a_buffer_of_the_wrong_direction_is_a_drivers_error() {
     every_way(|way| {
         for (queue, buf) in [
