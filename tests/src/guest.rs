@@ -114,8 +114,18 @@ impl Boot {
     #[must_use]
     #[track_caller]
     pub fn start(&self, machine: &Machine) -> Guest {
+        self.start_by(machine, &self.command(machine))
+    }
+
+    /// As [`start`](Self::start), by a command of the test's own.
+    ///
+    /// # Panics
+    /// When it does not get there.
+    #[must_use]
+    #[track_caller]
+    pub fn start_by(&self, machine: &Machine, command: &Command) -> Guest {
         let alone = machine.alone();
-        let session = machine.spawn(&self.command(machine));
+        let session = machine.spawn(command);
         self.wait_for_shell(&session);
         Guest { session, _alone: alone }
     }
