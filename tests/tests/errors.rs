@@ -141,10 +141,7 @@ fn what_is_no_configuration_has_a_status_of_its_own() {
         (&["--kernel", &kernel, "--frobnicate"], "--frobnicate"),
         (&[], "--kernel"),
     ] {
-        let end = machine.spawn(&machine.mote(&["run"]).args(arguments)).wait(SOON);
-        assert_eq!(end.status, CONFIGURATION, "{arguments:?}: {}", end.messages());
-        assert_eq!(end.text(), "", "{arguments:?}");
-        names(&end.messages(), &["error: ", part]);
+        names(&check(machine, &machine.mote(&["run"]).args(arguments), CONFIGURATION), &[part]);
     }
 }
 

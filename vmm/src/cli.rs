@@ -1,13 +1,19 @@
 //! The command line.
 
+mod mistake;
+mod values;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::builder::NonEmptyStringValueParser;
+use clap::{Args, Parser, Subcommand, ValueHint};
 use devices::escape::EscapeKey;
 use devices::options::Options;
 use log::LevelFilter;
 
+pub use self::mistake::explain;
+use self::values::Value;
 use crate::config::{Config, Draft, Flags, PciConfig, Size};
 use crate::log::Rule;
 use crate::qvmconf;
@@ -32,31 +38,57 @@ Examples:
   mote vdevs                                        the virtual devices
   mote vdevs virtio-console                         one of them with its options
 
-Signals: SIGTERM and SIGINT press the guest's power button, and cut the power the second time; SIGQUIT and SIGHUP cut
-it at once; SIGUSR1 prints the status; SIGUSR2 dumps the guest.
+Signals:
+  SIGTERM, SIGINT   press the guest's power button; the second one cuts the power
+  SIGQUIT, SIGHUP   cut the power at once
+  SIGUSR1           print the status of vCPUs and vdevs
+  SIGUSR2           dump the guest, which goes on
 
-Exit status: 0 the guest powered off or reset, 3 power cut, 4 watchdog, 5 unsupported operation, 6 vdev error,
-7 unexpected error, 32 the guest's kernel panicked (with the vdev pvpanic), 64 failed before the guest started,
-65 configuration error, 96 failed after it started.";
+Exit status:
+  0    the guest powered off or reset
+  3    power cut
+  4    the watchdog bit (vdev wdt-ib700)
+  5    the guest did what mote does not support
+  6    a vdev cannot go on
+  7    a defect of mote
+  32   the guest's kernel panicked (vdev pvpanic)
+  64   the guest did not start
+  65   the configuration is wrong
+  96   the guest crashed, or KVM does not run it on";
 
 const LANGUAGE: &str = "\
-Words: the language of qvm's configuration files, in files (@FILE) or here. Among them are
-  system NAME, ram [ADDRESS,]LENGTH, rom, reserve, cpu sched PRIORITY runmask CPU,..., load FILE, initrd load FILE,
-  cmdline TEXT, vdev TYPE OPTION VALUE ..., logger FILTER,... DEST, dump DIRECTORY, set VARIABLE VALUE, dryrun.
-Flags win over words. 'mote run set ?' lists the variables; docs/configuration.md explains all of it.";
+Words:
+  system NAME                        names the VM; comes first
+  ram [ADDRESS,]LENGTH               RAM; also rom, and reserve loc ADDRESS,LENGTH
+  cpu sched PRIORITY runmask CPU,... a vCPU, and how the host runs it
+  load FILE, initrd load FILE        the kernel and the initial ramdisk
+  cmdline TEXT                       words for the kernel's command line
+  vdev TYPE OPTION VALUE ...         a virtual device
+  logger FILTER,... DEST             where messages go
+  dump DIRECTORY                     where dumps of the guest go
+  set VARIABLE VALUE                 a variable; 'set ?' lists them
+  dryrun                             everything but starting the guest
+
+Words are of the language of qvm's configuration files, in files (@FILE) or here; flags win over them. \
+docs/configuration.md and mote-qvmconf(5) explain all of it.";
 
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a guest until it powers off or resets.
-    #[command(after_help = LANGUAGE)]
+    #[command(after_help = LANGUAGE, args_override_self = true)]
     Run(Guest),
     /// Check everything that `run` would need, and print what was understood.
-    #[command(after_help = LANGUAGE)]
+    #[command(after_help = LANGUAGE, args_override_self = true)]
     Check(Guest),
     /// List the virtual devices, or one with its options.
     Vdevs {
         /// The vdev's type.
+        #[arg(
+            value_name = "TYPE",
+            value_parser = Value { read: NonEmptyStringValueParser::new(), offers: values::vdevs },
+            hide_possible_values = true
+        )]
         kind: Option<String>,
     },
 }
@@ -65,13 +97,13 @@ pub enum Command {
 #[derive(Args, Debug)]
 pub struct Guest {
     /// Configuration: files of qvm's language, and words of it.
-    #[arg(value_name = "@FILE | WORD")]
+    #[arg(value_name = "@FILE | WORD", value_hint = ValueHint::Other)]
     words: Vec<String>,
     /// Linux kernel: a bzImage with a 64-bit entry, or an ELF vmlinux.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     kernel: Option<PathBuf>,
     /// Initial ramdisk.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     initrd: Option<PathBuf>,
     /// Words for the kernel's command line; they come after mote's own and win over them.
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
@@ -83,16 +115,26 @@ pub struct Guest {
     #[arg(long, value_name = "SIZE")]
     memory: Option<Size>,
     /// Number of vCPUs [default: 1].
-    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "NUMBER", value_parser = values::count)]
     cpus: Option<u32>,
     /// Virtual device, may be repeated. Without any: virtio-entropy and virtio-console.
-    #[arg(long = "vdev", value_name = "TYPE[,OPTION[=VALUE]]...")]
+    #[arg(
+        long = "vdev",
+        value_name = "TYPE[,OPTION[=VALUE]]...",
+        value_parser = Value { read: str::parse::<Options>, offers: values::vdevs },
+        hide_possible_values = true
+    )]
     vdevs: Vec<Options>,
     /// No virtio-entropy and virtio-console either.
     #[arg(long, conflicts_with = "vdevs")]
     no_vdevs: bool,
     /// How the guest reaches PCI configuration space: ecam, ports (0xcf8 and 0xcfc) or both [default: ecam].
-    #[arg(long, value_name = "WAY")]
+    #[arg(
+        long,
+        value_name = "WAY",
+        value_parser = Value { read: str::parse::<PciConfig>, offers: values::pci_config },
+        hide_possible_values = true
+    )]
     pci_config: Option<PciConfig>,
     /// Key that leads to mote's menu on the console, such as ctrl-a or ^]; none to have none [default: ctrl-a].
     #[arg(long, value_name = "KEY")]
@@ -101,16 +143,21 @@ pub struct Guest {
     #[arg(long)]
     early_console: bool,
     /// Seconds from the power button to the power cut; 0: no cut [default: 10].
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", value_parser = values::seconds)]
     power_button_timeout: Option<u32>,
     /// Keep unpacked kernels in this directory, or 'none' [default: $XDG_CACHE_HOME/mote or ~/.cache/mote].
-    #[arg(long, value_name = "DIRECTORY")]
+    #[arg(long, value_name = "DIRECTORY", value_hint = ValueHint::DirPath)]
     kernel_cache: Option<PathBuf>,
     /// Write facts about the run to state.json in this directory.
-    #[arg(long, value_name = "DIRECTORY")]
+    #[arg(long, value_name = "DIRECTORY", value_hint = ValueHint::DirPath)]
     state_dir: Option<PathBuf>,
     /// Print messages of this level and above to standard error: off, error, warn, info, debug, trace [default: info].
-    #[arg(long, value_name = "LEVEL")]
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        value_parser = Value { read: values::level, offers: values::levels },
+        hide_possible_values = true
+    )]
     log: Option<LevelFilter>,
 }
 
@@ -206,6 +253,23 @@ mod tests {
         assert_eq!((config.memory.size(), config.cpus.len(), config.is_dry), (1 << 30, 3, true));
         let kinds: Vec<_> = config.vdevs.iter().map(|vdev| vdev.options.kind.as_str()).collect();
         assert_eq!(kinds, ["ser8250", "virtio-entropy"]);
+    }
+
+    #[test]
+    fn the_last_of_several_flags_counts_and_vdevs_add_up() {
+        let config = config(&[
+            "--memory",
+            "64M",
+            "--memory",
+            "1G",
+            "--vdev",
+            "ser8250",
+            "--vdev",
+            "pvpanic",
+            "--early-console",
+            "--early-console",
+        ]);
+        assert_eq!((config.memory.size(), config.vdevs.len()), (1 << 30, 3));
     }
 
     #[test]

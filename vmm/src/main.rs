@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 use devices::options::did_you_mean;
-use vmm::cli::{Cli, Command, Guest, Wish};
+use vmm::cli::{Cli, Command, Guest, Wish, explain};
 use vmm::config::Config;
 use vmm::vm::{self, Checked};
 
@@ -16,14 +16,7 @@ const CONFIGURATION: u8 = 65;
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            // There is nobody to tell if this cannot be printed.
-            let _ = error.print();
-            return match error.kind() {
-                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
-                _ => ExitCode::from(CONFIGURATION),
-            };
-        }
+        Err(error) => return refuse(&error),
     };
     match cli.command {
         Command::Run(guest) => act(guest, |config| vm::run(config).map(|end| end.exit_status())),
@@ -34,6 +27,20 @@ fn main() -> ExitCode {
         }),
         Command::Vdevs { kind } => vdevs(kind.as_deref()),
     }
+}
+
+/// Prints the help that was asked for, or what is wrong with the command line.
+fn refuse(error: &clap::Error) -> ExitCode {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // There is nobody to tell if this cannot be printed.
+            let _ = error.print();
+            return ExitCode::SUCCESS;
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => drop(error.print()),
+        _ => vmm::log::fatal(&explain(error)),
+    }
+    ExitCode::from(CONFIGURATION)
 }
 
 /// Finds out what guest is meant, and does something with it.
