@@ -26,6 +26,25 @@ build: ## Build the static release binary, target/mote
 	$(STATIC) -p vmm --bin mote
 	@mkdir -p target && install -C $(BUILT)/mote target/mote
 
+.PHONY: pages
+pages:
+	$(CARGO) run -q -p vmm --example generate -- target/share
+
+# Below $(PREFIX)/share; the generator knows the same names.
+SHARED := $(addprefix man/man1/,mote.1 mote-run.1 mote-check.1 mote-vdevs.1) man/man5/mote-qvmconf.5 \
+	bash-completion/completions/mote zsh/site-functions/_mote fish/vendor_completions.d/mote.fish
+PREFIX ?= /usr/local
+
+# Who installs by sudo has built before; root may have no cargo.
+.PHONY: install
+install: $(if $(SUDO_USER),,build pages) ## Install mote, its man pages and completions (PREFIX, DESTDIR)
+	install -D target/mote $(DESTDIR)$(PREFIX)/bin/mote
+	for file in $(SHARED); do install -D -m 644 target/share/$$file $(DESTDIR)$(PREFIX)/share/$$file || exit; done
+
+.PHONY: uninstall
+uninstall: ## Remove what install put there
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,bin/mote $(addprefix share/,$(SHARED)))
+
 # The rig is for machines without hardware KVM; its tests run everywhere.
 HARDWARE_KVM := $(shell grep -qw '^flags.*\(vmx\|svm\)' /proc/cpuinfo && test -w /dev/kvm && echo yes)
 
@@ -36,8 +55,8 @@ run: build alpine $(if $(HARDWARE_KVM),,rig) ## Boot Alpine Linux to a login on 
 
 .PHONY: test
 test: check build guests rig ## Check, then run small guests and Linux in mote
-	@resources/need rngtest=rng-tools5
-	$(CARGO) test -p tests --test errors --test small --test linux --no-fail-fast
+	@resources/need rngtest=rng-tools5 groff=groff-base zsh=zsh fish=fish
+	$(CARGO) test -p tests --test install --test errors --test small --test linux --no-fail-fast
 
 .PHONY: test-long
 test-long: build guests rig ## Run the console's and the platform vdevs' tests in Linux too
@@ -59,7 +78,7 @@ bench: build guests rig ## Measure a boot of Alpine Linux in mote and in QEMU
 .PHONY: clean
 clean: ## Remove all that was built and fetched
 	$(CARGO) clean
-	rm -rf target/mote target/tools target/guests target/rig target/fetched
+	rm -rf target/mote target/share target/tools target/guests target/rig target/fetched
 
 # The parts of the tests that are programs.
 

@@ -23,6 +23,12 @@ pub struct Row {
 }
 
 impl Row {
+    /// Whether mote has it; an option of qvm's that it has not is refused by name.
+    #[must_use]
+    pub fn is_supported(&self) -> bool {
+        !matches!(self.act, Act::Refuse(_))
+    }
+
     /// How many words follow it.
     pub(super) fn count(&self) -> usize {
         self.arguments.split_whitespace().count()
@@ -68,13 +74,18 @@ pub const OPTIONS: &[Row] = &[
     ),
     row("cmdline", "TEXT", "the kernel's command line, after mote's own words", Act::Set(cmdline)),
     row("vdev", "TYPE", "a virtual device; opens a context", Act::Open(Context::Vdev, vdev)),
-    row("logger", "FILTER[,FILTER]... DEST", "where mote's messages go; may be repeated", Act::Set(logger)),
+    row(
+        "logger",
+        "FILTER[,FILTER]... DEST",
+        "where messages that are fatal, internal, error, warn, info, debug or verbose go: stdout, stderr, slog or none; may be repeated",
+        Act::Set(logger),
+    ),
     row("dump", "DIRECTORY", "where dumps of the guest go; or \"|COMMAND\", which reads one", Act::Set(dump)),
     row("set", "VARIABLE VALUE", "a variable; 'set ?' lists them", Act::Set(variables::set)),
     row(
         "unsupported",
         "WHAT POLICY",
-        "what to do where the guest does what mote cannot",
+        "what to do about a reference to where nothing is, a register or an instruction that cannot be emulated: abort, fail or ignore",
         Act::Set(unsupported),
     ),
     row("dryrun", "", "assemble everything, do not start the guest", Act::Set(dryrun)),
