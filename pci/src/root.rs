@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use devices::vdev::{Access, Effect, Region, Vdev};
@@ -26,6 +27,8 @@ pub struct Root {
     functions: BTreeMap<Address, Arc<dyn Function>>,
     /// What is decoded now. Swapped whole when a function's windows change.
     decoded: RwLock<Vec<(Window, Arc<dyn Function>)>>,
+    /// How many accesses to the windows no function decoded.
+    vacant: Arc<AtomicU64>,
 }
 
 impl Root {
@@ -82,6 +85,11 @@ impl Root {
         (1..32).find(|slot| !(0..8).any(|f| self.functions.contains_key(&(slot << 3 | f))))
     }
 
+    /// The count of accesses to the windows that no function decoded, for the machine to go on counting in.
+    pub fn vacant(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.vacant)
+    }
+
     /// Finds the function, and the offset in its configuration space, of an offset in ECAM.
     fn configured(&self, offset: u64) -> Option<(&Arc<dyn Function>, Access)> {
         let address = Address::try_from(offset >> 12).ok()?;
@@ -92,11 +100,15 @@ impl Root {
     /// Finds the function, and the offset in its BAR, of an address. First come, first served where BARs overlap.
     fn decode(&self, space: Region, address: u64) -> Option<(Arc<dyn Function>, Access)> {
         let decoded = self.decoded.read().unwrap_or_else(PoisonError::into_inner);
-        decoded.iter().find_map(|(window, function)| {
+        let found = decoded.iter().find_map(|(window, function)| {
             let offset =
                 address.checked_sub(window.base).filter(|o| *o < window.len && window.space == space)?;
             Some((Arc::clone(function), Access { region: Region::Bar(window.bar), offset }))
-        })
+        });
+        if found.is_none() {
+            self.vacant.fetch_add(1, Ordering::Relaxed);
+        }
+        found
     }
 
     /// Asks every function anew what it decodes.

@@ -3,6 +3,7 @@
 use std::arch::global_asm;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use tests::bzimage::{self, Flaw};
 use tests::{Machine, Output, SOON, Session, Status};
@@ -29,6 +30,10 @@ unsafe extern "C" {
     fn small_functions();
     fn small_entropy();
     fn small_console();
+    fn small_bitten();
+    fn small_panics();
+    fn small_register();
+    fn small_timer();
 }
 
 /// The code of all guests, with one selected.
@@ -123,9 +128,87 @@ fn an_exit_that_mote_does_not_know_is_named_with_the_rip() {
 }
 
 #[test]
+fn what_is_not_emulated_is_ignored_fails_or_ends_the_run_as_its_user_wants() {
+    let run = |name, guest, policy: &[&str]| run(name, guest, &[&["--vdev", "ser8250"], policy].concat());
+    let reference = run("reference", small_absent, &["unsupported", "reference", "abort"]);
+    assert_eq!(reference.status, Status::Code(5), "{}", reference.messages());
+    assert!(reference.messages().to_lowercase().contains("rip"), "{}", reference.messages());
+    let ignored = run("register-ignored", small_register, &["unsupported", "register", "ignore"]);
+    assert_eq!((ignored.status, ignored.text().as_str()), (Status::Code(0), "0000000000000000 "));
+    let aborted = run("register-aborted", small_register, &["unsupported", "register", "abort"]);
+    assert_eq!(aborted.status, Status::Code(5), "{}", aborted.messages());
+    assert!(aborted.messages().contains("0xdead"), "{}", aborted.messages());
+    // A fault, for which this guest is not made.
+    let failed = run("register-failed", small_register, &[]);
+    assert_eq!(failed.status, Status::Code(96), "{}", failed.messages());
+}
+
+#[test]
+fn a_bite_of_the_watchdog_and_a_panic_have_statuses_of_their_own() {
+    for (name, guest, vdev, status, message) in [
+        ("bitten", small_bitten as Guest, "wdt-ib700", 4, "watchdog"),
+        ("panics", small_panics, "pvpanic", 32, "panicked"),
+    ] {
+        let end = run(name, guest, &["--vdev", vdev]);
+        assert_eq!(end.status, Status::Code(status), "{}", end.messages());
+        assert!(end.messages().contains(message) && !end.messages().contains("dump"), "{}", end.messages());
+        let dump = format!("/tmp/small-{name}.start");
+        let pipe = format!("|(head -c 4; cat >/dev/null) >{dump}");
+        let options = ["--vdev", &format!("{vdev},action=dump,,terminate"), "dump", &pipe];
+        let end = run(name, guest, &options);
+        assert_eq!(end.status, Status::Code(status), "{}", end.messages());
+        assert_eq!(Machine::local().get(&dump), b"\x7fELF", "{}", end.messages());
+    }
+}
+
+#[test]
+fn the_interval_timer_counts() {
+    let end = run("timer", small_timer, &["--vdev", "timer8254"]);
+    assert_eq!(end.status, Status::Code(0), "{}", end.messages());
+}
+
+#[test]
+fn a_dump_has_the_registers_of_every_processor() {
+    let dump = "/tmp/small-dump.start";
+    let pipe = format!("|(head -c 65536; cat >/dev/null) >{dump}");
+    let options = ["--cpus", "2", "--memory", "64M", "--vdev", "ser8250", "dump", &pipe];
+    let session = start("dumped", small_halts, &options);
+    session.expect("halting\n", SOON);
+    session.signal(12);
+    session.expect_message("the guest was dumped to ", SOON);
+    session.signal(3);
+    let end = session.wait(SOON);
+    assert_eq!(end.status, Status::Code(3), "a dump does not end the run: {}", end.messages());
+    let start = scratch("dump.start", &Machine::local().get(dump));
+    let read = Command::new("readelf").args(["-hln", start.to_str().unwrap()]).output().unwrap();
+    let text = String::from_utf8_lossy(&read.stdout);
+    assert!(text.contains("CORE (Core file)") && text.contains("X86-64"), "{text}");
+    assert_eq!(text.matches("NT_PRSTATUS").count(), 2, "{text}");
+    let load = text.lines().skip_while(|line| !line.contains("LOAD")).nth(1).unwrap_or_default();
+    assert!(load.contains("0x0000000004000000"), "{text}");
+}
+
+#[test]
+fn the_state_directory_has_the_facts_of_a_run() {
+    let directory = "/tmp/small-state";
+    let end = run("state", small_power_off, &["--state-dir", directory, "--vdev", "ser8250"]);
+    assert_eq!(end.status, Status::Code(0), "{}", end.messages());
+    let state = String::from_utf8(Machine::local().get(format!("{directory}/state.json"))).unwrap();
+    for fact in [
+        "\"pid\": ",
+        "\"io:0x3f8\"",
+        "\"ioapic:4\"",
+        "\"end\": \"the guest powered off\"",
+        "\"exitStatus\": 0",
+    ] {
+        assert!(state.contains(fact), "no {fact} in {state}");
+    }
+}
+
+#[test]
 fn signals_cut_the_power() {
     for (name, signal) in [("sighup", 1), ("sigint", 2), ("sigterm", 15)] {
-        let session = start(name, small_halts, &["--vdev", "ser8250"]);
+        let session = start(name, small_halts, &["--vdev", "ser8250", "--power-button-timeout", "1"]);
         session.expect("halting\n", SOON);
         session.signal(signal);
         let end = session.wait(SOON);

@@ -119,8 +119,10 @@ impl Board {
             (Built::Kvm(part), _) => self.attach_kvm(part)?,
         };
         let (name, kind) = (vdev.name, vdev.options.kind.clone());
-        let at: Vec<String> = places.iter().map(ToString::to_string).collect();
-        debug!("{name}: assigned {}, interrupt {interrupt:?}", at.join(" "));
+        let at = places.iter().map(ToString::to_string);
+        let line = interrupt.map(|gsi| format!("ioapic:{gsi}"));
+        let assigned: Vec<String> = at.chain(line).collect();
+        debug!("{name}: assigned {}", assigned.join(" "));
         self.placed.push(Placed { name, kind, places, interrupt });
         Ok(())
     }
@@ -272,6 +274,7 @@ impl Board {
             return Err(Error::Taken { vdev: "the host bridge".into(), slot: 0, number: 0 });
         }
         root.check().map_err(|slot| Error::NoFunction0 { slot })?;
+        map.count_in(root.vacant());
         let root: Arc<Root> = Arc::new(root);
         let mut windows = vec![
             (Space::Memory, layout::PCI_MEMORY, absolute(Region::Memory, &layout::PCI_MEMORY)),

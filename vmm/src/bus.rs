@@ -80,6 +80,7 @@ impl Entry {
 pub struct Map {
     memory: Vec<Entry>,
     ports: Vec<Entry>,
+    vacant: Arc<AtomicU64>,
 }
 
 impl Map {
@@ -113,10 +114,15 @@ impl Map {
         Ok(())
     }
 
+    /// Counts accesses that nobody answers together with a vdev that looks further by itself.
+    pub fn count_in(&mut self, vacant: Arc<AtomicU64>) {
+        self.vacant = vacant;
+    }
+
     /// The map as the guest sees it from now on.
     #[must_use]
     pub fn freeze(self) -> Bus {
-        Bus { memory: self.memory.into(), ports: self.ports.into(), vacant: AtomicU64::new(0) }
+        Bus { memory: self.memory.into(), ports: self.ports.into(), vacant: self.vacant }
     }
 }
 
@@ -127,7 +133,7 @@ impl Map {
 pub struct Bus {
     memory: Box<[Entry]>,
     ports: Box<[Entry]>,
-    vacant: AtomicU64,
+    vacant: Arc<AtomicU64>,
 }
 
 impl Bus {

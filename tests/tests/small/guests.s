@@ -7,7 +7,7 @@
     .globl small_begin, small_which, small_end
     .globl small_prints, small_absent, small_no_serial, small_power_off, small_reset, small_triple_fault
     .globl small_unsupported, small_halts, small_e820, small_boot_params, small_functions, small_entropy
-    .globl small_console
+    .globl small_console, small_bitten, small_panics, small_register, small_timer
 
 small_begin:
     lea   rax, [rip + small_end]
@@ -249,6 +249,49 @@ small_triple_fault:
 small_unsupported:
     mov   eax, 0xe0000000
     jmp   rax
+
+// Starts the watchdog with no time left, and waits to be bitten.
+small_bitten:
+    mov   dx, 0x443
+    mov   al, 15
+    out   dx, al
+1:  hlt
+    jmp   1b
+
+// Tells pvpanic that it panics.
+small_panics:
+    mov   dx, 0x505
+    mov   al, 1
+    out   dx, al
+1:  hlt
+    jmp   1b
+
+// Reads a model-specific register that no processor has, prints it and powers off.
+small_register:
+    mov   ecx, 0xdead
+    rdmsr
+    shl   rdx, 32
+    or    rax, rdx
+    mov   ecx, 16
+    call  puthex
+    jmp   small_power_off
+
+// Lets the interval timer's channel 2 count down from 0xffff, waits until its output rises, and powers off.
+small_timer:
+    mov   dx, 0x61
+    in    al, dx
+    and   al, 0xfc
+    or    al, 1
+    out   dx, al
+    mov   al, 0xb0
+    out   0x43, al
+    mov   al, 0xff
+    out   0x42, al
+    out   0x42, al
+1:  in    al, dx
+    test  al, 0x20
+    jz    1b
+    jmp   small_power_off
 
 // Says so and waits for nothing.
 small_halts:
