@@ -6,7 +6,7 @@ use crate::options::{OptionError, Options};
 /// The option.
 pub(crate) const ACTION: OptionHelp = OptionHelp {
     name: "action",
-    value: "[dump,,]terminate",
+    value: "[dump,]terminate",
     about: "what happens then: the run ends, after a dump of the guest or without (default: terminate)",
 };
 

@@ -8,7 +8,7 @@ pub(crate) const KIND: Kind = Kind {
     name: "ioapic",
     about: "the I/O APIC of KVM, always there; give it a name for 'intr NAME:LINE'",
     options: &[
-        OptionHelp { name: "loc", value: "mem:0xfec00000", about: "where it is, and no other place" },
+        crate::loc_at("mem:0xfec00000"),
         OptionHelp {
             name: "intr",
             value: "apic",

@@ -56,7 +56,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use crate::interrupt::Line;
-use crate::location::Placement;
+use crate::location::{Location, Placement, Space};
 use crate::options::Options;
 use crate::terminal::Terminal;
 use crate::vdev::{Machine, Vdev};
@@ -97,6 +97,12 @@ impl Kind {
         let family = if self.is_virtio { VIRTIO_OPTIONS } else { &[] };
         self.options.iter().chain(family).chain(COMMON_OPTIONS)
     }
+
+    /// The place of a vdev that has but one: what its `loc` takes is a place then, not a placeholder.
+    pub fn only_place(&self) -> Option<Location> {
+        let loc = self.options.iter().find(|help| help.name == "loc")?;
+        Location::parse(loc.value, Space::Port).ok()
+    }
 }
 
 /// The options that every vdev takes. The machine sees to them.
@@ -123,6 +129,11 @@ pub const LOC_ANY: OptionHelp = OptionHelp {
     value: "io:PORT|mem:ADDRESS",
     about: "its place, such as io:0x300 or mem:0xf8000000",
 };
+
+/// The option of platform vdevs that have one place.
+const fn loc_at(place: &'static str) -> OptionHelp {
+    OptionHelp { name: "loc", value: place, about: "where it is, and no other place" }
+}
 
 /// The option of vdevs that raise an interrupt.
 pub const INTR: OptionHelp =

@@ -42,6 +42,8 @@ impl Location {
             Some(("mem", place)) => (Space::Memory, place),
             Some(("io", place)) => (Space::Port, place),
             Some(("pci", place)) => (Space::Pci, place),
+            // A virtio vdev's place without a prefix is on PCI, but a plain number cannot be.
+            _ if default == Space::Pci && number(text).is_ok() => (Space::Memory, text),
             _ => (default, text),
         };
         match space {
@@ -133,6 +135,7 @@ mod tests {
         assert_eq!(Location::parse("0x3f8", Space::Port), Ok(Location::Port(0x3f8)));
         assert_eq!(Location::parse("mem:0xf8000000", Space::Pci), Ok(Location::Memory(0xf800_0000)));
         assert_eq!(Location::parse("0:5", Space::Pci), Ok(Location::Pci { device: 5, function: 0 }));
+        assert_eq!(Location::parse("0xf8000000", Space::Pci), Ok(Location::Memory(0xf800_0000)));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::{Built, Context, Error, Kind, Platform};
 pub(crate) const KIND: Kind = Kind {
     name: "mc146818",
     about: "the CMOS clock: the time of day, without alarms and interrupts",
-    options: &[],
+    options: &[crate::loc_at("io:0x70")],
     is_virtio: false,
     build,
 };

@@ -1,5 +1,6 @@
 //! A vdev as its user wrote it: `TYPE[,OPTION[=VALUE]]...`, or the same words in a configuration file.
 
+use std::borrow::Cow;
 use std::str::FromStr;
 
 use thiserror::Error;
@@ -30,6 +31,16 @@ pub enum OptionError {
         /// The option.
         option: String,
     },
+    /// The option is one of qvm's.
+    #[error("vdev {vdev}: mote has not qvm's option '{option}': {reason}")]
+    AbsentOption {
+        /// The vdev's type.
+        vdev: String,
+        /// The option.
+        option: String,
+        /// Why not.
+        reason: &'static str,
+    },
     /// An option's value cannot be used.
     #[error("vdev {vdev}: {option}={value}: {problem}")]
     BadValue {
@@ -40,7 +51,7 @@ pub enum OptionError {
         /// What was given.
         value: String,
         /// What is wrong with it.
-        problem: &'static str,
+        problem: Cow<'static, str>,
     },
     /// An option needs a value and has none.
     #[error("vdev {vdev}: {option} needs a value: {option}={placeholder}")]
@@ -71,6 +82,7 @@ impl OptionError {
         match self {
             Self::UnknownType(_) | Self::Absent { .. } => None,
             Self::UnknownOption { option, .. }
+            | Self::AbsentOption { option, .. }
             | Self::BadValue { option, .. }
             | Self::NoValue { option, .. }
             | Self::Conflict { option, .. } => Some(option),
@@ -93,6 +105,14 @@ const ABSENT: &[(&str, &str)] = &[
     ("virtio-input", "there is no graphics"),
     ("virtio-net", "there is no network yet"),
     ("wdt-sp805", "it is a watchdog of ARM; wdt-ib700 is the PC's"),
+];
+
+/// The options of qvm's vdevs that no vdev of mote has, or not each of them.
+const ABSENT_OPTIONS: &[(&str, &str)] = &[
+    ("batch", "output goes out as soon as the guest has written it"),
+    ("hostvector", "there is no pass-through of the host's devices"),
+    ("intr", "this vdev raises no interrupt"),
+    ("sched", "the threads of vdevs are scheduled as mote itself is"),
 ];
 
 /// The word of `words` that is most like `word`, if one is like it.
@@ -189,14 +209,17 @@ impl Options {
     ///
     /// The vdev has no such option, or it has a value and should not, or the reverse.
     pub fn set(&mut self, name: &str, value: Option<&str>) -> Result<(), OptionError> {
+        let Some(help) = self.help(name) else { return Err(self.unknown(name)) };
         let (vdev, option) = (self.kind.clone(), name.to_owned());
-        let Some(help) = self.help(name) else {
-            return Err(OptionError::UnknownOption { vdev, option });
-        };
         match (help.value, value) {
             ("", Some(value)) => {
                 let problem = "this option takes no value";
-                return Err(OptionError::BadValue { vdev, option, value: value.into(), problem });
+                return Err(OptionError::BadValue {
+                    vdev,
+                    option,
+                    value: value.into(),
+                    problem: problem.into(),
+                });
             }
             (placeholder, None) if !placeholder.is_empty() && !help.is_value_optional() => {
                 return Err(OptionError::NoValue { vdev, option, placeholder });
@@ -205,6 +228,15 @@ impl Options {
         }
         self.options.push((option, value.map(str::to_owned)));
         Ok(())
+    }
+
+    /// The error that this vdev has no option of that name.
+    pub fn unknown(&self, name: &str) -> OptionError {
+        let (vdev, option) = (self.kind.clone(), name.to_owned());
+        match ABSENT_OPTIONS.iter().find(|(absent, _)| *absent == name) {
+            Some((_, reason)) => OptionError::AbsentOption { vdev, option, reason },
+            None => OptionError::UnknownOption { vdev, option },
+        }
     }
 
     /// Whether an option of that name was given.
@@ -252,14 +284,23 @@ impl Options {
     /// [`OptionError::BadValue`].
     pub fn location(&self) -> Result<Option<Location>, OptionError> {
         let is_virtio = self.row().is_some_and(|row| row.is_virtio);
-        let default = if is_virtio { Space::Pci } else { Space::Port };
-        self.parsed("loc", |text| Location::parse(text, default))
+        let usual = if is_virtio { Space::Pci } else { Space::Port };
+        let Some(only) = self.row().and_then(Kind::only_place) else {
+            return self.parsed("loc", |text| Location::parse(text, usual));
+        };
+        match self.parsed("loc", |text| Location::parse(text, only.space()))? {
+            Some(other) if other != only => {
+                Err(self.bad_value("loc", format!("it is at {only} and nowhere else; leave 'loc' out")))
+            }
+            location => Ok(location),
+        }
     }
 
     /// The error that the value of the last option of that name is wrong.
-    pub fn bad_value(&self, name: &str, problem: &'static str) -> OptionError {
+    pub fn bad_value(&self, name: &str, problem: impl Into<Cow<'static, str>>) -> OptionError {
         let value = self.value(name).unwrap_or_default().to_owned();
-        OptionError::BadValue { vdev: self.kind.clone(), option: name.to_owned(), value, problem }
+        let (vdev, option) = (self.kind.clone(), name.to_owned());
+        OptionError::BadValue { vdev, option, value, problem: problem.into() }
     }
 
     /// The error that an option of that name cannot be beside, or without, another.
@@ -308,6 +349,30 @@ mod tests {
     fn what_qvm_has_and_mote_has_not_is_said_by_name() {
         assert!(error("virtio-net").contains("qvm"), "{}", error("virtio-net"));
         assert!(ABSENT.iter().all(|(name, _)| crate::KINDS.iter().all(|kind| kind.name != *name)));
+    }
+
+    #[test]
+    fn options_of_qvm_that_mote_has_not_are_named() {
+        assert_eq!(
+            error("ser8250,batch=100"),
+            "vdev ser8250: mote has not qvm's option 'batch': output goes out as soon as the guest has written it"
+        );
+        assert_eq!(
+            error("mc146818,intr=ioapic:8"),
+            "vdev mc146818: mote has not qvm's option 'intr': this vdev raises no interrupt"
+        );
+    }
+
+    #[test]
+    fn a_vdev_with_one_place_has_it_said_or_not() {
+        let location = |text: &str| text.parse::<Options>().unwrap().location();
+        assert_eq!(location("mc146818"), Ok(None));
+        assert_eq!(location("mc146818,loc=0x70"), Ok(Some(Location::Port(0x70))));
+        assert_eq!(location("ioapic,loc=0xfec00000"), Ok(Some(Location::Memory(0xfec0_0000))));
+        assert_eq!(
+            location("mc146818,loc=0x72").unwrap_err().to_string(),
+            "vdev mc146818: loc=0x72: it is at io:0x70 and nowhere else; leave 'loc' out"
+        );
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::{Built, Context, Error, Kind, Platform};
 pub(crate) const KIND: Kind = Kind {
     name: "pckeyboard",
     about: "a keyboard controller without keyboard, for guests that reset by it",
-    options: &[],
+    options: &[crate::loc_at("io:0x60")],
     is_virtio: false,
     build,
 };

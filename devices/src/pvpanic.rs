@@ -15,7 +15,7 @@ use crate::{Built, Context, Error, Kind, Platform};
 pub(crate) const KIND: Kind = Kind {
     name: "pvpanic",
     about: "ends the run with status 32 when the guest's kernel panics",
-    options: &[ACTION],
+    options: &[crate::loc_at("io:0x505"), ACTION],
     is_virtio: false,
     build,
 };

@@ -10,7 +10,7 @@ use crate::{Built, Context, Error, INTR, Kind, Part};
 pub(crate) const KIND: Kind = Kind {
     name: "timer8254",
     about: "the interval timer of KVM, for guests that expect one at its ports; Linux does not",
-    options: &[INTR],
+    options: &[crate::loc_at("io:0x40"), INTR],
     is_virtio: false,
     build,
 };

@@ -18,7 +18,7 @@ use crate::{Built, Context, Error, Kind, Platform};
 pub(crate) const KIND: Kind = Kind {
     name: "wdt-ib700",
     about: "a watchdog that ends the run if the guest does not write to it in time",
-    options: &[ACTION],
+    options: &[crate::loc_at("io:0x441"), ACTION],
     is_virtio: false,
     build,
 };

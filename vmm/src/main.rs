@@ -69,7 +69,7 @@ fn report(result: Result<u8, vm::Error>) -> ExitCode {
             let mut cause = error.source();
             while let Some(next) = cause {
                 let next_text = next.to_string();
-                if !text.ends_with(&next_text) {
+                if !text.contains(&next_text) {
                     text = format!("{text}: {next_text}");
                 }
                 cause = next.source();
@@ -94,7 +94,7 @@ fn vdevs(kind: Option<&str>) -> ExitCode {
             continue;
         }
         for option in row.all_options() {
-            println!("  {:<12} {:<28} {}", option.name, option.value, option.about);
+            println!("  {:<15} {:<23} {}", option.name, option.value, option.about);
         }
     }
     ExitCode::SUCCESS

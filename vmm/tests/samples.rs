@@ -126,6 +126,20 @@ fn an_error_shows_its_line_and_has_its_status() {
 }
 
 #[test]
+fn a_vdev_that_has_one_place_is_there() {
+    let directory = directory("only");
+    let mut count = 0;
+    for (kind, place) in devices::KINDS.iter().filter_map(|kind| Some((kind.name, kind.only_place()?))) {
+        let place = place.to_string();
+        let output = mote(&directory, &["check", "load", "vmlinuz", "vdev", kind, "loc", &place]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains(&format!("vdev         {kind} at {place}")), "{text}");
+        count += 1;
+    }
+    assert!(count >= 5, "{count}");
+}
+
+#[test]
 fn the_variables_are_listed() {
     let output = mote(Path::new("."), &["run", "set", "?"]);
     let text = String::from_utf8(output.stdout).unwrap();

@@ -35,11 +35,11 @@ pub(super) fn ports(
     let mut ports = vec![PortSetup { kind: Kind::Console, name: String::new(), host: setup() }];
     for (name, value) in &options.options {
         let value = value.as_deref().unwrap_or_default();
-        let bad = |problem| OptionError::BadValue {
+        let bad = |problem: &'static str| OptionError::BadValue {
             vdev: options.kind.clone(),
             option: name.clone(),
             value: value.to_owned(),
-            problem,
+            problem: problem.into(),
         };
         let kind = match name.as_str() {
             "console" => Some(Kind::Console),

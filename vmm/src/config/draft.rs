@@ -9,7 +9,7 @@ use devices::options::Options;
 
 use super::{Config, Cpu, DumpTo, Load, LoadKind, PciConfig, Size, Unsupported, Vdev};
 use crate::areas::{Areas, MemoryMap};
-use crate::layout::{IO_APIC, IO_APIC_PINS, MIB};
+use crate::layout::{IO_APIC_PINS, MIB};
 use crate::log::Rule;
 use crate::qvmconf::{Error, Origin, Problem};
 
@@ -238,10 +238,6 @@ fn place(vdev: &Vdev, pics: &[&str]) -> Result<Placement, Error> {
     };
     let is_virtio = vdev.options.row().is_some_and(|row| row.is_virtio);
     match location {
-        Some(Location::Memory(address)) if vdev.options.kind == "ioapic" && address != IO_APIC.start => {
-            return Err(bad(vdev, "loc", "KVM has the I/O APIC at mem:0xfec00000; leave 'loc' out"));
-        }
-        Some(Location::Memory(_)) if vdev.options.kind == "ioapic" => {}
         Some(Location::Memory(_)) if is_virtio && interrupt.is_none() => {
             return Err(conflict(vdev, "loc", "a vdev in memory needs an interrupt: intr ioapic:LINE"));
         }

@@ -1,11 +1,17 @@
 //! From words to settings: options, their arguments, and the contexts that they belong to.
 
+use devices::options::OptionError;
+
 use super::options::{Act, CPU_OPTIONS, Context, LOAD_TYPES, OPTIONS, Row, load};
 use super::{Error, Problem, Word};
 use crate::config::Draft;
 
 /// Puts what `words` say into `draft`, in their order.
 pub(super) fn parse(words: Vec<Word>, draft: &mut Draft) -> Result<(), Error> {
+    if let Some(word) = words.iter().find(|word| word.text.contains("$asinfo_")) {
+        let reason = "the host has no QNX system page";
+        return Err(Problem::Unsupported { option: word.text.clone(), reason }.at(&word.origin));
+    }
     let mut parser = Parser { words: &words, context: None };
     while let Some((word, rest)) = parser.words.split_first() {
         parser.words = rest;
@@ -131,18 +137,17 @@ impl<'a> Parser<'a> {
 
     fn unknown(&self, word: &Word, draft: &Draft) -> Problem {
         let text = word.text.clone();
-        if text.contains("$asinfo_") {
-            let reason = "the host has no QNX system page";
-            return Problem::Unsupported { option: text, reason };
-        }
         if text.starts_with('@') {
             let reason = "files are named on the command line, several if need be";
             return Problem::Unsupported { option: text, reason };
         }
+        let vdev = draft.vdevs.last().filter(|_| self.context == Some(Context::Vdev));
+        if let Some(error @ OptionError::AbsentOption { .. }) = vdev.map(|vdev| vdev.options.unknown(&text)) {
+            return Problem::Vdev(error);
+        }
         if self.context != Some(Context::Cpu) && find(CPU_OPTIONS, word).is_some() {
             return Problem::Elsewhere { word: text, context: "cpu" };
         }
-        let vdev = draft.vdevs.last().filter(|_| self.context == Some(Context::Vdev));
         let is_common = devices::KINDS.iter().any(|kind| kind.all_options().any(|help| help.name == text));
         match vdev {
             None if is_common => Problem::Elsewhere { word: text, context: "vdev" },

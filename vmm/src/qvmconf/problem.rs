@@ -74,7 +74,7 @@ pub enum Problem {
     #[error("'system {0}' must be the first option")]
     SystemNotFirst(String),
     /// Something that can be said once.
-    #[error("there is a {what} already, '{first}'; mote takes one")]
+    #[error("mote takes one {what}, and has '{first}' already")]
     Twice {
         /// What it is.
         what: &'static str,
@@ -130,6 +130,14 @@ pub enum Problem {
 
 /// What `word` may have been meant to be.
 fn option_hint(word: &str, vdev: Option<&str>) -> String {
+    const ELSEWHERE: [(&str, &str); 3] =
+        [("kernel", "load FILE"), ("initrd", "initrd load FILE"), ("memory", "ram LENGTH")];
+    if let Some((_, meant)) = ELSEWHERE.iter().find(|(flag, _)| *flag == word) {
+        return format!(" (did you mean '{meant}'?)");
+    }
+    if let Some(variable) = VARIABLES.iter().find(|row| row.name == word) {
+        return format!(" (did you mean 'set {}'?)", variable.name);
+    }
     let rows = OPTIONS.iter().chain(CPU_OPTIONS).map(|row| row.name);
     let kind = devices::KINDS.iter().find(|kind| Some(kind.name) == vdev);
     let own = kind.iter().flat_map(|kind| kind.all_options()).map(|help| help.name);

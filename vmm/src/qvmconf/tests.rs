@@ -139,7 +139,19 @@ fn options_that_there_are_not() {
         "[f:1] there is no option 'colour', neither of a VM nor of vdev virtio-entropy",
     );
     says("loc 0x3f8", "[f:1] 'loc' belongs to a vdev: write it after 'vdev TYPE'");
-    says("vdev ser8250 sched 8", "[f:1] 'sched' belongs to a cpu: write it after 'cpu'");
+    says(
+        "vdev ser8250 ram 64m cpu ram 64m vdev pvpanic step 5",
+        "[f:1] there is no option 'step', neither of a VM nor of vdev pvpanic",
+    );
+    says("sched 8", "[f:1] 'sched' belongs to a cpu: write it after 'cpu'");
+    says(
+        "vdev ser8250 sched 8",
+        "[f:1] vdev ser8250: mote has not qvm's option 'sched': the threads of vdevs are scheduled as mote itself is",
+    );
+    says("load k\nstate-dir x", "[f:2] there is no option 'state-dir' (did you mean 'set state-dir'?)");
+    says("kernel vmlinuz", "[f:1] there is no option 'kernel' (did you mean 'load FILE'?)");
+    says("initrd initramfs", "[f:1] there is no option 'initrd' (did you mean 'initrd load FILE'?)");
+    says("memory 1g", "[f:1] there is no option 'memory' (did you mean 'ram LENGTH'?)");
 }
 
 #[test]
@@ -157,6 +169,11 @@ fn options_of_qvm_that_mote_has_not() {
     no("fdt load", "fdt load x.dtb", "device trees are ARM's; a PC's guest has ACPI");
     no("set fdt-dump-file", "set fdt-dump-file x", "device trees are ARM's; a PC's guest has ACPI");
     no("$asinfo_start{a}", "$asinfo_start{a}", "the host has no QNX system page");
+    no(
+        "$asinfo_start{a},$asinfo_length{a}",
+        "ram $asinfo_start{a},$asinfo_length{a}",
+        "the host has no QNX system page",
+    );
     no("@more", "@more", "files are named on the command line, several if need be");
     no(
         "unsupported instruction ignore",
@@ -183,8 +200,8 @@ fn arguments_that_are_missing_or_wrong() {
         "system ../x",
         "[f:1] system '../x': a name is made of letters, digits, '-', '_' and '.', as files are named by it",
     );
-    says("load a\nload b", "[f:2] there is a kernel already, 'a'; mote takes one");
-    says("initrd load a initrd load b", "[f:1] there is a initrd already, 'a'; mote takes one");
+    says("load a\nload b", "[f:2] mote takes one kernel, and has 'a' already");
+    says("initrd load a initrd load b", "[f:1] mote takes one initrd, and has 'a' already");
     says(
         "data load 0x100000,x",
         "[f:1] 'load 0x100000,x' refers to guest memory: write it after 'ram' and 'rom'",
@@ -345,8 +362,8 @@ fn vdevs_that_cannot_be_so() {
         "[f:1] vdev ser8250: intr=apic: an interrupt is PIC:LINE, such as ioapic:12",
     );
     says(
-        "load k vdev ioapic loc mem:0xf8000000",
-        "[f:1] vdev ioapic: loc=mem:0xf8000000: KVM has the I/O APIC at mem:0xfec00000; leave 'loc' out",
+        "load k vdev ioapic loc 0xf8000000",
+        "[f:1] vdev ioapic: loc=0xf8000000: it is at mem:0xfec00000 and nowhere else; leave 'loc' out",
     );
     says(
         "load k vdev ser8250 log \"error\" nowhere",

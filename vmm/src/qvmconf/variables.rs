@@ -142,6 +142,6 @@ where
 /// What `set ?` prints.
 pub(crate) fn list() -> String {
     let line =
-        |row: &Variable| format!("{:<22} {:<8} {:<7} VM   {}\n", row.name, row.kind, row.default, row.about);
+        |row: &Variable| format!("{:<21} {:<8} {:<13} VM  {}\n", row.name, row.kind, row.default, row.about);
     VARIABLES.iter().map(line).collect()
 }
