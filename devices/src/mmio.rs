@@ -329,7 +329,8 @@ impl VirtioMmio {
             Meaning::Reset => {
                 // Under the core's lock, so that nothing is sent once the status reads 0.
                 let _ = self.wire.change(|_| 0);
-                *self.layout() = Layout::default();
+                // Not the size of a page: drivers write that once, before they reset the device.
+                self.layout().align = 0;
                 drop(core);
                 self.engine.serve(|_| ());
             }
