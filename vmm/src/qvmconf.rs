@@ -121,4 +121,6 @@ fn file(path: &str) -> Result<Vec<Word>, Error> {
 }
 
 #[cfg(test)]
+mod golden;
+#[cfg(test)]
 mod tests;

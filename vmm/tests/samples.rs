@@ -92,6 +92,38 @@ fn an_error_shows_its_line_and_has_its_status() {
          vdevs in memory are from 0xf8000000 on, below the I/O APIC at 0xfec00000\n"
     );
     assert_eq!(
+        check("page", &format!("{start}loc 0xf8000800 intr ioapic:12")),
+        "mote: error: [page:3] vdev virtio-entropy: loc=0xf8000800: \
+         a vdev in memory begins on a page, at a multiple of 0x1000\n"
+    );
+    assert_eq!(
+        check("pci-line", &format!("{start}intr ioapic:5")),
+        "mote: error: [pci-line:3] vdev virtio-entropy: intr=ioapic:5: PCI's lines are ioapic:16 to ioapic:23\n"
+    );
+    assert_eq!(
+        check(
+            "slot-line",
+            &format!(
+                "{start}loc pci:0:5.0 intr ioapic:20\nvdev virtio-console loc pci:0:5.1\nintr ioapic:21"
+            )
+        ),
+        "mote: error: [slot-line:5] vdev virtio-console: intr=ioapic:21: \
+         another function of the same slot has another line, and a slot has one\n"
+    );
+    assert_eq!(
+        check("function-0", &format!("{start}loc pci:0:5.1")),
+        "mote: error: PCI slot 0x5 has functions but no function 0, so no guest looks for them; \
+         give one vdev loc=pci:0:5.0\n"
+    );
+    assert_eq!(
+        check("slots", &format!("load vmlinuz {}\nvdev virtio-entropy", "vdev virtio-entropy ".repeat(31))),
+        "mote: error: [slots:2] there is no PCI slot left for vdev virtio-entropy-32; a bus has 32\n"
+    );
+    assert_eq!(
+        check("data", "ram 64m load vmlinuz\ndata load 0x5000000,initramfs"),
+        "mote: error: [data:2] initramfs cannot be at 0x5000000 to 0x5000009: there is no 'ram' or 'rom' for all of it\n"
+    );
+    assert_eq!(
         check("action", "load vmlinuz vdev wdt-ib700 action fiq"),
         "mote: error: [action:1] vdev wdt-ib700: action=fiq: a fast interrupt is ARM's; use terminate or dump,terminate\n"
     );

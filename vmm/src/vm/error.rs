@@ -116,6 +116,7 @@ impl Error {
         match self {
             Self::At { source, .. } => source.exit_status(),
             Self::Configuration(_)
+            | Self::File(files::Error::Place { .. })
             | Self::Vdev(devices::Error::Options(_))
             | Self::Map(_)
             | Self::Slots { .. }
