@@ -4,6 +4,7 @@ use std::arch::global_asm;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use tests::bzimage::{self, Flaw};
 use tests::{Machine, Output, SOON, Session, Status};
@@ -286,6 +287,31 @@ fn entropy_arrives_and_differs() {
     words.sort_unstable();
     words.dedup();
     assert_eq!(words.len(), 24, "no 64-bit word comes twice: {printed:?}");
+}
+
+#[test]
+fn a_source_of_entropy_that_comes_late_is_waited_for_if_its_user_wants_that() {
+    let machine = Machine::local();
+    let entropy = |options: &str| format!("virtio-entropy,source=/tmp/small-late{options}");
+    machine.run(&tests::Command::shell("rm -f /tmp/small-late"));
+    let refused = run("late-refused", small_entropy, &["--vdev", &entropy("")]);
+    assert_eq!(refused.status, Status::Code(64), "{}", refused.messages());
+    let failed = run("late-failed", small_entropy, &["--vdev", "ser8250", "--vdev", &entropy(",delayed=0")]);
+    assert_eq!((failed.status, failed.text().as_str()), (Status::Code(6), ""), "{}", failed.messages());
+    let vdevs = ["--vdev", "ser8250", "--vdev", &entropy(",delayed=forever")];
+    let session = start("late", small_entropy, &vdevs);
+    machine.run(&tests::Command::shell("ln -s /dev/urandom /tmp/small-late"));
+    let end = session.wait(SOON);
+    assert_eq!((end.status, end.text().lines().count()), (Status::Code(0), 3), "{}", end.messages());
+}
+
+#[test]
+fn entropy_comes_at_the_rate_that_is_set() {
+    // Three requests of 32 bytes: one at once, half a second for each of the others.
+    let began = Instant::now();
+    let answers = printed("rate", small_entropy, &["--vdev", "virtio-entropy,rate=64,burst=32"]);
+    assert_eq!(answers.lines().count(), 3, "{answers}");
+    assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
 }
 
 #[test]
