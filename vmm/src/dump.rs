@@ -6,7 +6,7 @@
 mod elf;
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -72,7 +72,8 @@ pub fn dump(
             let prefix = format!("{}-{}", name.unwrap_or("mote-guest"), now());
             let (path, file) = create(directory, &prefix)?;
             let place = path.display().to_string();
-            write(file, memory, vcpus).map_err(|source| Error::Write { place: place.clone(), source })?;
+            write(Sparse(file), memory, vcpus)
+                .map_err(|source| Error::Write { place: place.clone(), source })?;
             Ok(place)
         }
         DumpTo::Command(line) => {
@@ -112,6 +113,26 @@ fn create(directory: &std::path::Path, prefix: &str) -> Result<(PathBuf, File), 
     Err(Error::Exists(directory.join(format!("{prefix}.gcore"))))
 }
 
+/// A file in which zeros take no room: the guest stands still while it is written, and most memory may never have been
+/// used.
+struct Sparse(File);
+
+impl Write for Sparse {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.iter().any(|byte| *byte != 0) {
+            return self.0.write(bytes);
+        }
+        self.0.seek_relative(i64::try_from(bytes.len()).map_err(io::Error::other)?)?;
+        Ok(bytes.len())
+    }
+
+    /// Gives the file its length, as nothing may have been written at its end.
+    fn flush(&mut self) -> io::Result<()> {
+        let length = self.0.stream_position()?;
+        self.0.set_len(length)
+    }
+}
+
 /// `YYYYMMDD-hhmmss`, in UTC.
 fn now() -> String {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
@@ -133,7 +154,7 @@ fn write(mut out: impl Write, memory: &GuestMemoryMmap, vcpus: &[Registers]) -> 
     let ranges: Vec<_> = memory.iter().map(|region| (region.start_addr().0, region.len())).collect();
     out.write_all(&elf::head(&ranges, vcpus))?;
     // A copy, since the guest may run elsewhere than on its processors: in devices.
-    let mut buffer = vec![0; 1 << 20];
+    let mut buffer = vec![0; 1 << 16];
     for (start, length) in ranges {
         let mut done = 0;
         while done < length {
@@ -186,6 +207,21 @@ mod tests {
         assert_eq!(&bytes[offset + 0x1ffc..], b"high");
         let low = usize::try_from(word(segment(1) + 8)).unwrap();
         assert_eq!(&bytes[low + 0x1000..][..3], b"low");
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn memory_that_was_never_used_takes_no_room() {
+        let directory = directory("sparse");
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 32 << 20)]).unwrap();
+        memory.write_slice(b"used", GuestAddress(16 << 20)).unwrap();
+        let place = dump(&DumpTo::Directory(directory.clone()), None, &memory, &[]).unwrap();
+        let metadata = std::fs::metadata(&place).unwrap();
+        let on_disk = std::os::unix::fs::MetadataExt::blocks(&metadata) * 512;
+        assert!(metadata.len() >= 32 << 20 && on_disk < 1 << 20, "{} {on_disk}", metadata.len());
+        let bytes = std::fs::read(&place).unwrap();
+        assert_eq!(&bytes[bytes.len() - (16 << 20)..][..4], b"used");
+        assert!(bytes[bytes.len() - (15 << 20)..].iter().all(|byte| *byte == 0));
         std::fs::remove_dir_all(directory).unwrap();
     }
 
