@@ -126,7 +126,7 @@ impl StateFile {
     ///
     /// The host refuses.
     pub fn create(directory: &Path, facts: Vec<(&'static str, Json)>) -> io::Result<Self> {
-        fs::create_dir_all(directory)?;
+        fs::create_dir_all(directory).map_err(about(directory))?;
         let this = Self { path: directory.join("state.json"), facts };
         this.write()?;
         Ok(this)
@@ -151,9 +151,14 @@ impl StateFile {
     /// Puts the file in its place whole, so that a reader sees the old one or the new one.
     fn write(&self) -> io::Result<()> {
         let new = self.path.with_extension("json.new");
-        fs::write(&new, format!("{}\n", Json::Object(self.facts.clone())))?;
-        fs::rename(new, &self.path)
+        fs::write(&new, format!("{}\n", Json::Object(self.facts.clone()))).map_err(about(&new))?;
+        fs::rename(new, &self.path).map_err(about(&self.path))
     }
+}
+
+/// Names the path in an error.
+fn about(path: &Path) -> impl FnOnce(io::Error) -> io::Error {
+    move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 #[cfg(test)]
@@ -182,6 +187,8 @@ mod tests {
         let text = fs::read_to_string(file.path()).unwrap();
         assert_eq!(text, "{\n  \"pid\": 1,\n  \"end\": \"powered off\"\n}\n");
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
+        let error = StateFile::create(&directory.join("state.json"), Vec::new()).err().unwrap().to_string();
+        assert!(error.contains("state.json: "), "{error}");
         fs::remove_dir_all(directory).unwrap();
     }
 }
