@@ -132,6 +132,11 @@ fn fish_completes_them_too() {
 }
 
 #[test]
-fn zsh_understands_its_script() {
-    quiet("zsh", &["-n", &path("share/zsh/site-functions/_mote")]);
+fn zsh_finds_and_understands_its_script() {
+    let script = path("share/zsh/site-functions/_mote");
+    quiet("zsh", &["-n", &script]);
+    let directory = Path::new(&script).parent().unwrap().display();
+    let find =
+        format!("fpath=({directory} $fpath); autoload -U compinit; compinit -u -D; echo $_comps[mote]");
+    assert_eq!(quiet("zsh", &["-f", "-c", &find]).trim(), "_mote");
 }
