@@ -306,6 +306,39 @@ fn a_source_of_entropy_that_comes_late_is_waited_for_if_its_user_wants_that() {
 }
 
 #[test]
+fn messages_go_where_their_users_want_them() {
+    let vdev = "vdev ser8250 vdev virtio-entropy source /nowhere delayed 0".split(' ');
+    for (words, in_output, in_errors) in [
+        ("logger error stderr", false, true),
+        ("log error none", false, false),
+        ("log error none log error,warning stdout", true, false),
+        ("name rng log error stderr logger error none", false, true),
+        ("log debug stderr logger error stdout", true, false),
+    ] {
+        let words: Vec<&str> = vdev.clone().chain(words.split(' ')).collect();
+        let end = run("messages", small_entropy, &words);
+        let told = [end.text(), end.messages()].map(|text| text.contains("mote: error: "));
+        assert_eq!((end.status, told), (Status::Code(6), [in_output, in_errors]), "{words:?} {end:?}");
+    }
+}
+
+#[test]
+fn the_events_of_a_vdevs_life_come_in_their_order() {
+    let end = run("events", small_power_off, &["--vdev", "virtio-entropy,name=rng", "--log", "debug"]);
+    let messages = end.messages();
+    let events = [
+        "rng: options end",
+        "rng: assigned pci:0:1.0 ioapic:17",
+        "rng: guest configured",
+        "guest starting",
+        "rng: terminate",
+        "the guest powered off",
+    ];
+    let places: Vec<_> = events.iter().map(|event| messages.find(event)).collect();
+    assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{places:?}\n{messages}");
+}
+
+#[test]
 fn entropy_comes_at_the_rate_that_is_set() {
     // Three requests of 32 bytes: one at once, half a second for each of the others.
     let began = Instant::now();
