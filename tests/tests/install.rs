@@ -116,6 +116,7 @@ fn bash_completes_commands_flags_and_vdevs() {
     assert_eq!(completed(&["run", "--ini"]), "--initrd");
     assert_eq!(completed(&["run", "--vdev", "virtio-"]), "virtio-entropy virtio-console");
     assert_eq!(completed(&["run", "--pci-config", "p"]), "ports");
+    assert_eq!(completed(&["run", "dry"]), "dryrun");
     assert_eq!(completed(&["vdevs", "ser"]), "ser8250");
 }
 

@@ -6,7 +6,7 @@ mod values;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::NonEmptyStringValueParser;
+use clap::builder::StringValueParser;
 use clap::{Args, Parser, Subcommand, ValueHint};
 use devices::escape::EscapeKey;
 use devices::options::Options;
@@ -86,7 +86,7 @@ pub enum Command {
         /// The vdev's type.
         #[arg(
             value_name = "TYPE",
-            value_parser = Value { read: NonEmptyStringValueParser::new(), offers: values::vdevs },
+            value_parser = Value { read: StringValueParser::new(), offers: values::vdevs },
             hide_possible_values = true
         )]
         kind: Option<String>,
@@ -97,7 +97,11 @@ pub enum Command {
 #[derive(Args, Debug)]
 pub struct Guest {
     /// Configuration: files of qvm's language, and words of it.
-    #[arg(value_name = "@FILE | WORD", value_hint = ValueHint::Other)]
+    #[arg(
+        value_name = "@FILE | WORD",
+        value_parser = Value { read: StringValueParser::new(), offers: values::words },
+        hide_possible_values = true
+    )]
     words: Vec<String>,
     /// Linux kernel: a bzImage with a 64-bit entry, or an ELF vmlinux.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]

@@ -7,6 +7,8 @@ use clap::{Arg, Command, Error};
 use devices::options::did_you_mean;
 use log::LevelFilter;
 
+use crate::qvmconf::OPTIONS;
+
 /// A value that `read` understands, of which `offers` are some or all.
 #[derive(Clone, Copy)]
 pub(super) struct Value<R> {
@@ -29,6 +31,12 @@ impl<R: TypedValueParser> TypedValueParser for Value<R> {
 /// The types of vdevs, each with what it is for.
 pub(super) fn vdevs() -> Vec<PossibleValue> {
     devices::KINDS.iter().map(|kind| PossibleValue::new(kind.name).help(kind.about)).collect()
+}
+
+/// The options of the configuration language, each with what it does.
+pub(super) fn words() -> Vec<PossibleValue> {
+    let rows = OPTIONS.iter().filter(|row| row.is_supported());
+    rows.map(|row| PossibleValue::new(row.name).help(row.about)).collect()
 }
 
 pub(super) fn pci_config() -> Vec<PossibleValue> {
