@@ -3,10 +3,10 @@
 use std::error::Error as _;
 
 use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
+use clap::{Command, CommandFactory};
 use devices::options::did_you_mean;
 
-/// The commands that there are.
-const COMMANDS: [&str; 3] = ["run", "check", "vdevs"];
+use super::Cli;
 
 /// Says what clap found.
 #[must_use]
@@ -30,11 +30,10 @@ pub fn explain(error: &Error) -> String {
         ErrorKind::UnknownArgument => format!("'{flag}' is one word too many; 'mote --help' tells more"),
         ErrorKind::InvalidSubcommand => {
             let word = text(ContextKind::InvalidSubcommand);
-            format!(
-                "there is no command '{word}'{}; mote has {}",
-                did_you_mean(word, COMMANDS),
-                COMMANDS.join(", ")
-            )
+            let mote = Cli::command();
+            let names: Vec<&str> = mote.get_subcommands().map(Command::get_name).collect();
+            let hint = did_you_mean(word, names.iter().copied());
+            format!("there is no command '{word}'{hint}; mote has {}", names.join(", "))
         }
         ErrorKind::InvalidValue if value.is_empty() => {
             format!("{name} needs a value: {name} {}", placeholder.trim_matches(['<', '>']))
@@ -61,7 +60,6 @@ pub fn explain(error: &Error) -> String {
 mod tests {
     use clap::Parser;
 
-    use super::super::Cli;
     use super::*;
 
     #[track_caller]
