@@ -63,6 +63,13 @@ impl Boot {
         self
     }
 
+    /// Adds a word of the configuration language, or `@` and a file's path on the machine.
+    #[must_use]
+    pub fn word(mut self, word: &str) -> Self {
+        self.options.push(word.to_owned());
+        self
+    }
+
     /// Adds words to the kernel's command line.
     #[must_use]
     pub fn words(mut self, words: &str) -> Self {

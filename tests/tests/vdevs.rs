@@ -1,5 +1,8 @@
 //! The platform's vdevs, VIRTIO in memory, and what signals ask for, with Linux as the guest.
 
+use std::fs;
+use std::path::Path;
+
 use tests::guest::{Boot, Console, Distribution};
 use tests::{LATE, Machine, SOON, Status};
 
@@ -21,9 +24,10 @@ fn debian(vdevs: &[&str]) -> Boot {
 #[test]
 fn the_power_button_reaches_linux_which_shuts_down_by_itself() {
     let guest = debian(&[]).start(Machine::here());
-    guest.session.send("(head -c 24 /dev/input/event0 >/dev/null; poweroff -f) &\n");
-    guest.ask("sleep 1");
+    // From here on events wait for whoever reads.
+    guest.ask("exec 3</dev/input/event0");
     guest.session.signal(SIGTERM);
+    guest.session.send("head -c 24 <&3 >/dev/null; poweroff -f\n");
     let end = guest.session.wait(SOON);
     assert_eq!(end.status, Status::Code(0), "{}", end.messages());
     let messages = end.messages();
@@ -57,15 +61,19 @@ fn a_guest_that_heeds_no_button_is_cut_off_in_time() {
 #[test]
 fn status_and_dump_leave_the_guest_running_and_a_power_cut_does_not() {
     let machine = Machine::here();
-    let guest = alpine().option("--cpus", "2").start(machine);
+    let size = "/tmp/vdevs-dump.size";
+    let pipe = format!("|wc -c >{size}");
+    let guest = alpine().option("--cpus", "2").option("dump", &pipe).start(machine);
     guest.session.signal(SIGUSR1);
     let status = guest.session.expect_message("accesses to where nothing is", SOON);
     for part in ["vcpu1: ", "virtio-entropy: ", "virtio-console: "] {
         assert!(status.contains(part), "{status}");
     }
     guest.session.signal(SIGUSR2);
-    guest.session.expect_message("the guest was dumped to ./mote-guest-", LATE);
+    guest.session.expect_message("the guest was dumped to ", LATE);
     assert_eq!(guest.ask("echo still here").trim(), "still here");
+    let size: u64 = String::from_utf8(machine.get(size)).unwrap().trim().parse().unwrap();
+    assert!(size > 256 << 20, "{size}");
     guest.session.signal(SIGQUIT);
     assert_eq!(guest.session.wait(SOON).status, Status::Code(3));
 }
@@ -98,10 +106,12 @@ fn the_clock_shows_the_hosts_time() {
 }
 
 #[test]
-fn entropy_comes_over_virtio_in_memory_modern_and_legacy() {
+fn entropy_and_a_console_are_in_memory_modern_and_legacy() {
     for face in ["", ",legacy"] {
         let rng = format!("virtio-entropy,loc=mem:0xf8000000,intr=ioapic:12{face}");
-        let guest = debian(&[&rng]).start(Machine::here());
+        let console = format!("virtio-console,loc=mem:0xf8001000,intr=ioapic:13{face}");
+        let boot = Boot::new(Distribution::Debian, Console::Hvc0).option("--vdev", &rng);
+        let guest = boot.option("--vdev", &console).start(Machine::here());
         let device = guest.ask("cat /sys/bus/platform/devices/LNRO0005:00/virtio*/device");
         assert_eq!(device.trim(), "0x0004");
         assert_eq!(guest.ask("head -c 4096 /dev/hwrng | wc -c").trim(), "4096");
@@ -110,6 +120,61 @@ fn entropy_comes_over_virtio_in_memory_modern_and_legacy() {
         assert!(count > 0, "{interrupts}");
         guest.power_off();
     }
+}
+
+/// Writes a file that is this test's alone, and returns its path on the machine.
+fn scratch(machine: &Machine, name: &str, bytes: &[u8]) -> String {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("vdevs-{name}"));
+    fs::write(&path, bytes).unwrap();
+    machine.file(path).to_str().unwrap().to_owned()
+}
+
+/// An ACPI table with nothing in it.
+fn table() -> [u8; 36] {
+    let mut table = *b"SSDT\x24\0\0\0\x02\0MOTE  NOTHING \x01\0\0\0MOTE\x01\0\0\0";
+    table[9] = 0_u8.wrapping_sub(table.iter().fold(0, |sum, byte| sum.wrapping_add(*byte)));
+    table
+}
+
+#[test]
+fn a_pc_that_a_file_describes_boots_with_everything_in_it() {
+    let machine = Machine::here();
+    let firmware = scratch(machine, "firmware", b"mote");
+    let ssdt = scratch(machine, "ssdt", &table());
+    let text = format!(
+        "system pc
+         ram 0,0xa0000  reserve loc 0xa0000,0x20000  rom 0xc0000,0x40000  ram 1m,255m
+         cpu sched 10 runmask 0
+         data load 0xc0000,{firmware}  acpi load {ssdt}
+         vdev ioapic intr apic name myioapic
+         vdev ser8250 intr myioapic:4 hostdev \">/dev/null\"
+         vdev timer8254 intr myioapic:0
+         vdev mc146818
+         vdev pckeyboard
+         vdev wdt-ib700
+         vdev pvpanic
+         vdev virtio-entropy delayed 10
+         vdev virtio-console"
+    );
+    let file = format!("@{}", scratch(machine, "pc.qvmconf", text.as_bytes()));
+    let boot = Boot::new(Distribution::Debian, Console::Hvc0).word(&file);
+    let dry = machine.run(&boot.clone().word("dryrun").command(machine));
+    assert!(
+        dry.status == Status::Code(0) && dry.messages().contains("dryrun completed"),
+        "{}",
+        dry.messages()
+    );
+    let guest = boot.start(machine);
+    let parts = guest.ask("ls /sys/bus/acpi/devices; cat /sys/class/rtc/rtc0/name /proc/ioports");
+    for part in
+        ["PNP0501:00", "PNP0B00:00", "QEMU0001:00", "PNP0C0C:00", "rtc_cmos", ": keyboard", ": serial"]
+    {
+        assert!(parts.contains(part), "no {part} in\n{parts}");
+    }
+    assert_eq!(guest.ask("wc -c </sys/firmware/acpi/tables/SSDT").trim(), "36");
+    assert_eq!(guest.ask("busybox devmem 0xc0000 32").trim(), "0x65746F6D");
+    assert_eq!(guest.ask("head -c 1024 /dev/hwrng | wc -c").trim(), "1024");
+    guest.power_off();
 }
 
 #[test]
@@ -126,9 +191,7 @@ fn the_example_of_the_documentation_counts() {
 fn a_memory_map_can_be_shaped() {
     let map =
         "ram 0,640k reserve loc 0xa0000,0x20000 rom 0xc0000,0x40000 ram 1m,127m reserve loc 128m,16m ram 64m";
-    let words: Vec<&str> = map.split(' ').collect();
-    let boot = words.chunks(2).fold(alpine(), |boot, pair| boot.option(pair[0], pair[1]));
-    let guest = boot.start(Machine::here());
+    let guest = map.split(' ').fold(alpine(), |boot, word| boot.word(word)).start(Machine::here());
     let iomem = guest.ask("grep -v '^ ' /proc/iomem");
     for line in
         ["00100000-07ffffff : System RAM", "08000000-08ffffff : Reserved", "09000000-0cffffff : System RAM"]
