@@ -44,6 +44,8 @@ fn options_that_there_are_not() {
     says("load k\nstate-dir x", "[f:2] there is no option 'state-dir' (did you mean 'set state-dir'?)");
     says("kernel vmlinuz", "[f:1] there is no option 'kernel' (did you mean 'load FILE'?)");
     says("initrd initramfs", "[f:1] there is no option 'initrd' (did you mean 'initrd load FILE'?)");
+    says("guest.qvmconf", "[f:1] there is no option 'guest.qvmconf' (did you mean '@guest.qvmconf'?)");
+    says("Cargo.toml", "[f:1] there is no option 'Cargo.toml' (did you mean 'load Cargo.toml'?)");
     says("memory 1g", "[f:1] there is no option 'memory' (did you mean 'ram LENGTH'?)");
 }
 

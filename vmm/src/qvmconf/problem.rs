@@ -1,6 +1,7 @@
 //! All that can be wrong with a configuration, each with its text.
 
 use std::io;
+use std::path::Path;
 
 use devices::options::{OptionError, did_you_mean};
 use thiserror::Error;
@@ -134,6 +135,12 @@ fn option_hint(word: &str, vdev: Option<&str>) -> String {
         [("kernel", "load FILE"), ("initrd", "initrd load FILE"), ("memory", "ram LENGTH")];
     if let Some((_, meant)) = ELSEWHERE.iter().find(|(flag, _)| *flag == word) {
         return format!(" (did you mean '{meant}'?)");
+    }
+    if word.ends_with(".qvmconf") {
+        return format!(" (did you mean '@{word}'?)");
+    }
+    if Path::new(word).is_file() {
+        return format!(" (did you mean 'load {word}'?)");
     }
     if let Some(variable) = VARIABLES.iter().find(|row| row.name == word) {
         return format!(" (did you mean 'set {}'?)", variable.name);
