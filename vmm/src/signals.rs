@@ -1,14 +1,13 @@
 //! Signals that ask something of mote, made readable so that the main thread can wait for them and for the guest at once.
 
 use std::fmt;
+use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::mem;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd};
+use std::ptr;
 
-use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
-use signal_hook::low_level::pipe;
+use libc::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 
 /// What ended the run, where the guest did not: a signal, or a key of the escape key's menu.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,44 +71,50 @@ const SIGNALS: [(i32, Request); 7] = [
     (SIGQUIT, Request::Cut(Stop::QuitSignal)),
 ];
 
-/// The signals, caught from [`Signals::catch`] on.
-pub struct Signals {
-    readable: UnixStream,
-    came: Vec<(Request, Arc<AtomicBool>)>,
-}
+/// The signals, caught from [`Signals::catch`] on: no thread is interrupted by them, they wait to be read.
+pub struct Signals(File);
 
 impl Signals {
-    /// Catches the signals for the rest of the process's life.
+    /// Catches the signals for the rest of the process's life, in this thread and those that it starts from now on.
     ///
     /// # Errors
     ///
     /// The host has no descriptor to spare.
     pub fn catch() -> io::Result<Self> {
-        let (readable, writable) = UnixStream::pair()?;
-        readable.set_nonblocking(true)?;
-        let mut came = Vec::new();
-        for (signal, request) in SIGNALS {
-            let flag = Arc::new(AtomicBool::new(false));
-            // In this order: who reads the byte finds the flag.
-            signal_hook::flag::register(signal, Arc::clone(&flag))?;
-            pipe::register(signal, writable.try_clone()?)?;
-            came.push((request, flag));
+        #[expect(unsafe_code, reason = "there is no safe way to block signals and to read them")]
+        // SAFETY: an all-zero set is a valid one, and the calls read nothing else. The descriptor is new.
+        unsafe {
+            let mut set: libc::sigset_t = mem::zeroed();
+            for (signal, _) in SIGNALS {
+                libc::sigaddset(&raw mut set, signal);
+            }
+            match libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut()) {
+                0 => {}
+                error => return Err(io::Error::from_raw_os_error(error)),
+            }
+            match libc::signalfd(-1, &raw const set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC) {
+                -1 => Err(io::Error::last_os_error()),
+                fd => Ok(Self(File::from_raw_fd(fd))),
+            }
         }
-        Ok(Self { readable, came })
     }
 
     /// What was asked for since the last time.
     pub fn take(&self) -> Vec<Request> {
-        // What comes after this read wakes again.
-        while (&self.readable).read(&mut [0; 64]).is_ok_and(|count| count != 0) {}
-        let asked = self.came.iter().filter(|(_, flag)| flag.swap(false, Ordering::SeqCst));
-        asked.map(|(request, _)| *request).collect()
+        const INFO: usize = size_of::<libc::signalfd_siginfo>();
+        let mut came = Vec::new();
+        let mut info = [0; INFO];
+        while (&self.0).read(&mut info).is_ok_and(|count| count == INFO) {
+            // The structure begins with the signal's number.
+            came.extend(info.first_chunk().map(|number| i32::from_ne_bytes(*number)));
+        }
+        SIGNALS.iter().filter(|(signal, _)| came.contains(signal)).map(|(_, request)| *request).collect()
     }
 }
 
 impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.readable.as_fd()
+        self.0.as_fd()
     }
 }
 

@@ -339,6 +339,7 @@ impl<'a> Runner<'a> {
 
     /// Runs the guest until it ends, or until it is told to stop: then there is no outcome.
     fn run(&mut self, shared: &Shared) -> Option<Outcome> {
+        shared.gate.enter();
         while !shared.is_stopping.load(Ordering::SeqCst) {
             if shared.gate.is_closed() {
                 if let Some(outcome) = self.complete() {

@@ -143,7 +143,6 @@ impl<'a> Checked<'a> {
         let vm = Vm::new(&kvm, cpus)?;
         vm.set_register_policy(config.unsupported.register)?;
         vm.map_ram(&ram)?;
-        let vcpus = (0..cpus).map(|index| vm.create_vcpu(index)).collect::<Result<Vec<_>, _>>()?;
 
         // Options end, assign: the vdevs are made and get their places.
         let ending = Arc::new(Ending::new().map_err(Error::host("make an event descriptor"))?);
@@ -152,6 +151,10 @@ impl<'a> Checked<'a> {
         let host: Arc<dyn Host> = Arc::new(vm.clone());
         let memory = Arc::new(ram.guest().clone());
         let (assembled, is_read) = assemble(config, host, memory, &surroundings)?;
+
+        // All memory slots are there now: `kvm.rs` says why this comes after them.
+        vm.create_interrupt_chips()?;
+        let vcpus = (0..cpus).map(|index| vm.create_vcpu(index)).collect::<Result<Vec<_>, _>>()?;
         if assembled.kvm.contains(&Part::Timer) {
             vm.create_timer()?;
         }

@@ -77,8 +77,8 @@ struct Config {
     message_control: u16,
     /// The PCI_CFG capability.
     window: Option<u16>,
-    /// Where the guest reads it without an exit.
-    page: Option<Arc<dyn Pages>>,
+    /// Where the guest reads it without an exit, and the page's guest-physical address.
+    page: Option<(Arc<dyn Pages>, u64)>,
 }
 
 impl VirtioFunction {
@@ -169,7 +169,7 @@ impl VirtioFunction {
         }
         self.interrupt.set_control(command, control);
         if config.window.is_some_and(|w| overlaps(offset, data.len(), w, window::BAR, window::END))
-            && let Some(page) = config.page.take()
+            && let Some((page, _)) = config.page.take()
         {
             // Reading the window acts, so from now on it has to be seen.
             let _ = page.show(None);
@@ -322,8 +322,9 @@ impl VirtioFunction {
         let memory = windows.iter().find(|w| w.bar == MEMORY_BAR).map(|w| w.base);
         if placed.memory != memory {
             self.defer_writes(placed.memory, false);
-            self.defer_writes(memory, true);
+            // In this order: KVM takes its time to show pages after writes have been deferred.
             self.interrupt.place_table(memory.map(|base| base.saturating_add(Part::MsixTable.offset())));
+            self.defer_writes(memory, true);
             placed.memory = memory;
         }
         let bells = self.doorbells(&windows);
@@ -399,7 +400,7 @@ fn overlaps(offset: u64, len: usize, capability: u16, start: usize, end: usize) 
 impl Config {
     /// Brings the page that the guest reads up to date, but for the byte that the interrupt writes.
     fn publish(&self) {
-        let Some(page) = &self.page else { return };
+        let Some((page, _)) = &self.page else { return };
         let (before, rest) = self.space.bytes().split_at_checked(config::STATUS).unwrap_or_default();
         page.write(0, before);
         page.write((config::STATUS as u64).saturating_add(1), rest.get(1..).unwrap_or_default());
@@ -425,6 +426,15 @@ impl Vdev for VirtioFunction {
     }
 
     fn guest_configured(self: Arc<Self>) -> Result<(), devices::Error> {
+        {
+            let config = lock(&self.config);
+            if let Some((_, at)) = config.page {
+                for range in config.space.inert() {
+                    let range = at.saturating_add(range.start)..at.saturating_add(range.end);
+                    let _ = self.host.defer_writes(range, true);
+                }
+            }
+        }
         self.engine.start();
         Ok(())
     }
@@ -465,13 +475,9 @@ impl Function for VirtioFunction {
     fn show_config(&self, page: Arc<dyn Pages>, at: u64) {
         let mut config = lock(&self.config);
         page.write(0, &[0; PAGE_LEN]);
-        config.page = Some(Arc::clone(&page));
+        config.page = Some((Arc::clone(&page), at));
         config.publish();
         self.interrupt.set_config_page(Some(page));
-        for range in config.space.inert() {
-            let range = at.saturating_add(range.start)..at.saturating_add(range.end);
-            let _ = self.host.defer_writes(range, true);
-        }
     }
 
     fn set_multi_function(&self) {

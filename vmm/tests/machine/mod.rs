@@ -106,6 +106,7 @@ impl Machine {
         let vm = Vm::new(&kvm, cpus).unwrap();
         let ram = Ram::new(&layout::ram(64 * MIB), Pages::Transparent, false).unwrap();
         vm.map_ram(&ram).unwrap();
+        vm.create_interrupt_chips().unwrap();
         let vcpus: Vec<VcpuFd> = (0..cpus).map(|index| vm.create_vcpu(index).unwrap()).collect();
         ram.guest().write_slice(code, GuestAddress(CODE)).unwrap();
         cpu::configure(&kvm, &vm, &vcpus, &entry(&ram)).unwrap();
