@@ -86,6 +86,9 @@ impl Ram {
 fn region(start: u64, length: usize, pages: Pages, is_prefaulted: bool) -> io::Result<GuestRegionMmap> {
     let address = map(start, length, pages)?;
     advise(address, length, pages, is_prefaulted)?;
+    if start == 0 && pages == Pages::Transparent {
+        spare_first(address, length);
+    }
     let builder = MmapRegionBuilder::<()>::new(length);
     #[expect(unsafe_code, reason = "vm-memory cannot know who mapped what it is handed")]
     // SAFETY: `map` mapped exactly these bytes readable and writable, and nothing ever unmaps them.
@@ -164,6 +167,15 @@ fn advise(address: *mut libc::c_void, length: usize, pages: Pages, is_prefaulted
         advise(Advice::LinuxPopulateWrite)?;
     }
     Ok(())
+}
+
+/// Takes small pages for the first [`UNIT`] of RAM. A guest is handed a dozen of them before it starts, and uses few more:
+/// to zero a large one takes longer than to find those.
+fn spare_first(address: *mut libc::c_void, length: usize) {
+    let first = length.min(UNIT as usize);
+    #[expect(unsafe_code, reason = "advice on memory is a raw system call")]
+    // SAFETY: the range is `map`'s, and the advice changes nothing that it holds.
+    let _ = unsafe { mm::madvise(address, first, Advice::LinuxNoHugepage) };
 }
 
 #[cfg(test)]
