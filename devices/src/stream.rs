@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use crate::timeline::{self, FIRST_OUTPUT};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
 use rustix::io::fcntl_dupfd_cloexec;
@@ -127,6 +128,7 @@ impl WriteVolatile for Stream {
             return self.write(bytes).map_err(VolatileMemoryError::IOError);
         }
         self.check().map_err(VolatileMemoryError::IOError)?;
+        timeline::mark(FIRST_OUTPUT);
         self.file.write_volatile(&buf.subslice(0, self.chunk(buf.len()))?)
     }
 }
@@ -147,6 +149,7 @@ impl Write for Stream {
             return Ok(send(&self.file, buf, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?);
         }
         self.check()?;
+        timeline::mark(FIRST_OUTPUT);
         self.file.write(buf.get(..self.chunk(buf.len())).unwrap_or(buf))
     }
 

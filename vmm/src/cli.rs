@@ -17,6 +17,7 @@ use self::values::Value;
 use crate::config::{Config, Draft, Flags, PciConfig, Size};
 use crate::log::Rule;
 use crate::qvmconf;
+use crate::timeline::Format;
 
 /// Boot a Linux kernel on KVM and talk to it.
 #[derive(Debug, Parser)]
@@ -155,6 +156,9 @@ pub struct Guest {
     /// Write facts about the run to state.json in this directory.
     #[arg(long, value_name = "DIRECTORY", value_hint = ValueHint::DirPath)]
     state_dir: Option<PathBuf>,
+    /// Print when each phase of the run began, to standard error at its end: text or json [default: text].
+    #[arg(long, value_name = "FORMAT", num_args = 0..=1, require_equals = true, default_missing_value = "text")]
+    pub timeline: Option<Format>,
     /// Print messages of this level and above to standard error: off, error, warn, info, debug, trace [default: info].
     #[arg(
         long,

@@ -27,5 +27,6 @@ pub mod signals;
 pub mod state;
 mod summary;
 pub mod terminal;
+pub mod timeline;
 pub mod vcpu;
 pub mod vm;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 use devices::options::did_you_mean;
+use devices::timeline;
 use vmm::cli::{Cli, Command, Guest, Wish, explain};
 use vmm::config::Config;
 use vmm::vm::{self, Checked};
@@ -45,6 +46,15 @@ fn refuse(error: &clap::Error) -> ExitCode {
 
 /// Finds out what guest is meant, and does something with it.
 fn act(guest: Guest, what: impl FnOnce(&Config) -> Result<u8, vm::Error>) -> ExitCode {
+    let Some(format) = guest.timeline else { return act_on(guest, what) };
+    timeline::start();
+    let status = act_on(guest, what);
+    timeline::mark("end");
+    vmm::timeline::print(format);
+    status
+}
+
+fn act_on(guest: Guest, what: impl FnOnce(&Config) -> Result<u8, vm::Error>) -> ExitCode {
     let config = match guest.wish() {
         Ok(Wish::Guest(config)) => config,
         Ok(Wish::Variables(list)) => {
@@ -57,6 +67,7 @@ fn act(guest: Guest, what: impl FnOnce(&Config) -> Result<u8, vm::Error>) -> Exi
     if let Err(source) = vmm::log::init(&config.loggers, vdevs) {
         return report(Err(vm::Error::Host { attempt: "reach the syslog at /dev/log", source }));
     }
+    timeline::mark("options read");
     report(what(&config))
 }
 

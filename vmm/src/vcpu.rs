@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{Builder, JoinHandle};
 
+use devices::timeline;
 use devices::vdev::{Effect, Reason};
 use kvm_bindings::{KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
 use kvm_ioctls::{VcpuExit, VcpuFd};
@@ -150,7 +151,7 @@ pub struct Vcpus {
 }
 
 impl Vcpus {
-    /// Starts a thread for each vCPU and, when all are there, with them the guest. Processor 0 is the first.
+    /// Starts a thread for each vCPU and, when all are there, with them the guest. It begins on processor 0.
     ///
     /// # Errors
     ///
@@ -180,27 +181,21 @@ impl Vcpus {
         let mut running = Self { shared, threads: Vec::with_capacity(vcpus.len()) };
         let (ready, readiness) = mpsc::channel();
         let cpus = manner.cpus.iter().cloned().chain(std::iter::repeat(Cpu::default()));
-        for ((index, vcpu), cpu) in (0..).zip(vcpus).zip(cpus) {
+        let mut all = (0..).zip(vcpus).zip(cpus).map(|((index, vcpu), cpu)| {
             let (shared, ready) = (Arc::clone(&running.shared), ready.clone());
-            let thread = Builder::new()
-                .name(format!("vcpu{index}"))
-                .spawn(move || {
-                    let applied = manner::apply(&cpu).map_err(|source| {
-                        let manner = manner::describe(&cpu);
-                        Error::Manner { index, manner, source }
-                    });
-                    // The main thread listens, unless another thread's manner was refused.
-                    let _ = ready.send(applied);
-                    // It listens until nobody has anything to tell.
-                    drop(ready);
-                    run(index, vcpu, &shared);
-                })
-                .map_err(|source| Error::Thread { index, source })?;
-            running.threads.push(thread);
+            (index, move || enter(index, vcpu, &cpu, &shared, &ready))
+        });
+        // Processor 0 is the last: nothing runs before it, and it need not wait for anybody to tell it to go.
+        let first = all.next();
+        for (index, thread) in all.chain(first) {
+            if index == 0 {
+                running.threads.iter().try_for_each(|_| readiness.recv().unwrap_or(Ok(())))?;
+            }
+            let thread = Builder::new().name(format!("vcpu{index}")).spawn(thread);
+            running.threads.push(thread.map_err(|source| Error::Thread { index, source })?);
         }
         drop(ready);
-        readiness.iter().collect::<Result<(), Error>>()?;
-        running.shared.gate.open();
+        readiness.recv().unwrap_or(Ok(()))?;
         Ok(running)
     }
 
@@ -293,7 +288,22 @@ extern "C" fn kick(_: c_int, _: *mut libc::siginfo_t, _: *mut c_void) {
     }
 }
 
-/// The thread of a vCPU.
+/// The thread of a vCPU, which tells whether it has the manner that it is to have.
+fn enter(index: u32, vcpu: VcpuFd, cpu: &Cpu, shared: &Shared, ready: &mpsc::Sender<Result<(), Error>>) {
+    let applied = manner::apply(cpu).map_err(|source| {
+        let manner = manner::describe(cpu);
+        Error::Manner { index, manner, source }
+    });
+    let may_run = applied.is_ok();
+    // The main thread listens, unless another thread's manner was refused.
+    let _ = ready.send(applied);
+    match may_run {
+        true => run(index, vcpu, shared),
+        false => shared.gate.end(index, None),
+    }
+}
+
+/// Runs a vCPU to the end of the run.
 fn run(index: u32, vcpu: VcpuFd, shared: &Shared) {
     /// Says that the thread panicked, unless it is forgotten.
     struct Panic<'a>(u32, &'a Shared);
@@ -339,7 +349,7 @@ impl<'a> Runner<'a> {
 
     /// Runs the guest until it ends, or until it is told to stop: then there is no outcome.
     fn run(&mut self, shared: &Shared) -> Option<Outcome> {
-        shared.gate.enter();
+        timeline::mark("first KVM_RUN");
         while !shared.is_stopping.load(Ordering::SeqCst) {
             if shared.gate.is_closed() {
                 if let Some(outcome) = self.complete() {
@@ -382,6 +392,7 @@ impl<'a> Runner<'a> {
 
     fn serve(&mut self) -> Option<Outcome> {
         let exit = self.vcpu.run();
+        timeline::mark("first exit");
         // Before anything else happens: what came before this exit.
         if let Some(Effect::End(reason)) = self.deferred.map(|deferred| deferred.pass_on(self.bus)) {
             return Some(Outcome::Guest(reason));

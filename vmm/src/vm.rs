@@ -17,6 +17,7 @@ use boot::acpi::{self, IoApic, PciHost, Power};
 use boot::{Cache, CommandLine, Image, Initrd, Kernel, Plan, SEED_SIZE};
 use devices::chain::Memory;
 use devices::terminal::NoTerminal;
+use devices::timeline::{self, Teller};
 use devices::vdev::{Reason, Vdev};
 use devices::{Context, Part, power};
 use log::{debug, info};
@@ -131,18 +132,22 @@ impl<'a> Checked<'a> {
     ///
     /// The guest did not start.
     pub fn run(self) -> Result<End, Error> {
+        timeline::mark("files open");
         let kvm = self.check_host()?;
+        timeline::mark("KVM checked");
         let cpus = self.cpus();
         let Self { config, plan, files } = self;
 
         // Before there are threads and memory: it sets a guardian over the terminal.
         let terminal = Terminal::open(config.escape).map_err(Error::host("look at the terminal"))?;
         let ram = Ram::new(&config.memory.backed(), Pages::default(), false)?;
+        timeline::mark("memory mapped");
         // The kernel is put into memory while KVM makes the machine.
         let loading = load_kernel(config, plan, &files, &ram)?;
         let vm = Vm::new(&kvm, cpus)?;
         vm.set_register_policy(config.unsupported.register)?;
         vm.map_ram(&ram)?;
+        timeline::mark("VM made");
 
         // Options end, assign: the vdevs are made and get their places.
         let ending = Arc::new(Ending::new().map_err(Error::host("make an event descriptor"))?);
@@ -152,12 +157,15 @@ impl<'a> Checked<'a> {
         let memory = Arc::new(ram.guest().clone());
         let (assembled, is_read) = assemble(config, host, memory, &surroundings)?;
 
+        timeline::mark("vdevs in place");
+
         // All memory slots are there now: `kvm.rs` says why this comes after them.
         vm.create_interrupt_chips()?;
         let vcpus = (0..cpus).map(|index| vm.create_vcpu(index)).collect::<Result<Vec<_>, _>>()?;
         if assembled.kvm.contains(&Part::Timer) {
             vm.create_timer()?;
         }
+        timeline::mark("vCPUs made");
 
         let tables = acpi::tables(&describe(cpus, config, &assembled, files.tables.clone()))?;
         let mut seed = [0; SEED_SIZE];
@@ -173,6 +181,7 @@ impl<'a> Checked<'a> {
         files.load(ram.guest())?;
         boot::write_reset_vector(ram.guest(), layout::RESET_PORT, power::RESET_VALUE)?;
         cpu::configure(&kvm, &vm, &vcpus, &loaded.entry)?;
+        timeline::mark("all loaded");
         if config.is_dry {
             return Ok(End::Dry);
         }
@@ -190,6 +199,7 @@ impl<'a> Checked<'a> {
         let mut state = state.transpose()?;
 
         // Guest starting.
+        timeline::mark("guest configured");
         debug!("guest starting");
         let manner = Manner { cpus: config.cpus.clone(), unsupported: config.unsupported };
         let mut vcpus = Vcpus::start(vcpus, Arc::clone(&bus), &manner)?;
@@ -206,6 +216,7 @@ impl<'a> Checked<'a> {
         };
         let ended = operator.wait(&vcpus).map_err(Error::host("wait for the guest"))?;
         let outcome = vcpus.stop_and_join();
+        timeline::mark("guest ended");
         let end = match (outcome, ended) {
             (Some(outcome), _) => End::Guest(outcome),
             (None, Ended::Device(reason)) => End::Guest(Outcome::Guest(reason)),
@@ -242,7 +253,11 @@ fn load_kernel(config: &Config, plan: Plan, files: &Files, ram: &Ram) -> Result<
         None => plan,
     };
     let memory = ram.guest().clone();
-    let load = move || plan.load_kernel(&memory).map(|kernel| (plan, kernel));
+    let load = move || {
+        let kernel = plan.load_kernel(&memory)?;
+        timeline::mark(format!("kernel in memory: {}", kernel.method));
+        Ok((plan, kernel))
+    };
     Builder::new().name("loader".into()).spawn(load).map_err(Error::host("start a thread"))
 }
 
@@ -262,6 +277,9 @@ fn assemble(
 ) -> Result<(Assembled, bool), Error> {
     let mut board = Board::new(host, memory);
     board.attach_own(layout::POWER_PORTS, Arc::new(power::Power))?;
+    if let Some(teller) = Teller::wanted() {
+        board.attach_own(timeline::PORT.into()..u64::from(timeline::PORT) + 1, teller)?;
+    }
     let claim_input = Cell::new(true);
     for vdev in &config.vdevs {
         let built = {

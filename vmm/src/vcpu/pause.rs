@@ -45,8 +45,6 @@ pub(super) struct Gate {
 
 struct State {
     is_closed: bool,
-    /// It was open once.
-    was_open: bool,
     /// Threads that have not ended.
     running: usize,
     waiting: usize,
@@ -54,11 +52,11 @@ struct State {
 }
 
 impl Gate {
-    /// For so many vCPUs. It is closed, so that none runs before all are there.
+    /// For so many vCPUs. It is open.
     pub(super) fn new(vcpus: usize) -> Self {
         let registers = vec![Registers::default(); vcpus];
-        let state = State { is_closed: true, was_open: false, running: vcpus, waiting: 0, registers };
-        Self { is_wanted: AtomicBool::new(true), state: Mutex::new(state), changed: Condvar::new() }
+        let state = State { is_closed: false, running: vcpus, waiting: 0, registers };
+        Self { is_wanted: AtomicBool::new(false), state: Mutex::new(state), changed: Condvar::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -79,17 +77,8 @@ impl Gate {
     /// Lets them go on.
     pub(super) fn open(&self) {
         self.is_wanted.store(false, Ordering::SeqCst);
-        let mut state = self.state();
-        (state.is_closed, state.was_open) = (false, true);
+        self.state().is_closed = false;
         self.changed.notify_all();
-    }
-
-    /// A vCPU that has not run yet waits until the gate is opened for the first time.
-    pub(super) fn enter(&self) {
-        let mut state = self.state();
-        while !state.was_open {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
     }
 
     /// Waits until every vCPU that has not ended waits, and returns the registers of all.
