@@ -135,6 +135,13 @@ impl Plan {
         Self { cache: Some(cache), ..self }
     }
 
+    /// Whether the kernel is in memory sooner than a thread for it would have started.
+    #[must_use]
+    pub fn is_small(&self) -> bool {
+        const SMALL: u64 = 1 << 20;
+        !matches!(self.image.content(), Content::Payload(_)) && self.image.input().length() < SMALL
+    }
+
     /// Where the kernel goes: from its load address to the end of what it needs until it can read the memory
     /// map.
     #[must_use]

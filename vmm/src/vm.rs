@@ -171,7 +171,7 @@ impl<'a> Checked<'a> {
         let mut seed = [0; SEED_SIZE];
         getrandom(&mut seed, GetRandomFlags::empty())
             .map_err(|e| Error::host("get random bytes")(e.into()))?;
-        let (plan, kernel) = loading.join().map_err(|_| Error::LoaderPanicked)??;
+        let (plan, kernel) = loading.finish()?;
         let loaded = plan.load_rest(ram.guest(), &tables, &mut seed, kernel)?;
         debug!("kernel: {}", loaded.kernel);
         for note in &loaded.kernel.notes {
@@ -239,11 +239,28 @@ impl<'a> Checked<'a> {
     }
 }
 
-/// What the loading thread leaves: the plan for the rest, and the kernel that is in memory.
-type Loading = Result<(Plan, Kernel), boot::Error>;
+/// The plan for the rest, and the kernel that is in memory.
+type Load = Result<(Plan, Kernel), boot::Error>;
 
-/// Puts the kernel into memory, at a random place unless the user wants none, on a thread of its own.
-fn load_kernel(config: &Config, plan: Plan, files: &Files, ram: &Ram) -> Result<JoinHandle<Loading>, Error> {
+/// A kernel on its way into memory.
+enum Loading {
+    Done(Box<Load>),
+    OnThread(JoinHandle<Load>),
+}
+
+impl Loading {
+    fn finish(self) -> Result<(Plan, Kernel), Error> {
+        let load = match self {
+            Self::Done(load) => *load,
+            Self::OnThread(thread) => thread.join().map_err(|_| Error::LoaderPanicked)?,
+        };
+        Ok(load?)
+    }
+}
+
+/// Puts the kernel into memory, at a random place unless the user wants none, on a thread of its own where that takes
+/// time.
+fn load_kernel(config: &Config, plan: Plan, files: &Files, ram: &Ram) -> Result<Loading, Error> {
     let mut random = [0; 16];
     getrandom(&mut random, GetRandomFlags::empty()).map_err(|e| Error::host("get random bytes")(e.into()))?;
     let random = u128::from_le_bytes(random);
@@ -252,13 +269,17 @@ fn load_kernel(config: &Config, plan: Plan, files: &Files, ram: &Ram) -> Result<
         Some(directory) => plan.cached(Cache::open(directory)),
         None => plan,
     };
-    let memory = ram.guest().clone();
+    let (memory, is_small) = (ram.guest().clone(), plan.is_small());
     let load = move || {
         let kernel = plan.load_kernel(&memory)?;
         timeline::mark(format!("kernel in memory: {}", kernel.method));
         Ok((plan, kernel))
     };
-    Builder::new().name("loader".into()).spawn(load).map_err(Error::host("start a thread"))
+    if is_small {
+        return Ok(Loading::Done(Box::new(load())));
+    }
+    let thread = Builder::new().name("loader".into()).spawn(load);
+    thread.map(Loading::OnThread).map_err(Error::host("start a thread"))
 }
 
 /// What vdevs find around them.
