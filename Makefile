@@ -71,8 +71,8 @@ check: ## Check style, lints, documentation, and what needs no KVM
 	$(CARGO) test -p tests --lib --bins
 
 .PHONY: bench
-bench: build guests rig ## Measure a boot of Alpine Linux in mote and in QEMU
-	@resources/need qemu-system-x86_64=qemu-system-x86
+bench: build guests rig ## Measure mote beside QEMU and, with PEERS=DIRECTORY, other VMMs: ten minutes
+	@resources/need qemu-system-x86_64=qemu-system-x86 strace=strace cc=gcc
 	target/tools/bench
 
 .PHONY: clean

@@ -10,6 +10,7 @@ use crate::elf::Elf;
 use crate::input::Input;
 use crate::layout::HIGH_RAM_START;
 use crate::payload::Payload;
+use crate::unpack::unpack;
 use crate::vmlinux::{self, Start, Vmlinux};
 use crate::zero_page::{HEADER_MAX_END, field, header_field};
 use crate::{Error, Result};
@@ -112,6 +113,17 @@ impl Image {
     #[must_use]
     pub fn header(&self) -> &Header {
         &self.header
+    }
+
+    /// Hands on what a bzImage's payload unpacks to, piece by piece: an ELF file, as a rule with relocations after its end.
+    /// `false` if there is no payload that can be unpacked here.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unpack`] and [`Error::Payload`] if it is damaged, and what `sink` returns.
+    pub fn unpack(&self, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<bool> {
+        let Content::Payload(payload) = &self.content else { return Ok(false) };
+        unpack(&self.input, payload, sink).map(|()| true)
     }
 
     /// The file up to the end of its setup header.

@@ -37,6 +37,11 @@ impl Command {
         arguments.into_iter().fold(self, Self::arg)
     }
 
+    /// The program and its arguments.
+    pub fn words(&self) -> impl Iterator<Item = &OsStr> {
+        self.0.argv.iter().map(OsString::as_os_str)
+    }
+
     /// Sets an environment variable.
     #[must_use]
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
