@@ -9,33 +9,33 @@ use crate::driver::way::{MODERN, every_way, legacy_ways};
 use crate::driver::{Buf, Driver, Machine, Ring, Way, feature, patiently};
 
 const SIZE: u128 = 1;
-const MULTIPORT: u128 = 2;
-const CONTROL_RECEIVE: u16 = 2;
-const CONTROL_TRANSMIT: u16 = 3;
+pub const MULTIPORT: u128 = 2;
+pub const CONTROL_RECEIVE: u16 = 2;
+pub const CONTROL_TRANSMIT: u16 = 3;
 
-const DEVICE_READY: u16 = 0;
-const PORT_ADD: u16 = 1;
-const PORT_READY: u16 = 3;
-const CONSOLE_PORT: u16 = 4;
+pub const DEVICE_READY: u16 = 0;
+pub const PORT_ADD: u16 = 1;
+pub const PORT_READY: u16 = 3;
+pub const CONSOLE_PORT: u16 = 4;
 const RESIZE: u16 = 5;
-const PORT_OPEN: u16 = 6;
-const PORT_NAME: u16 = 7;
+pub const PORT_OPEN: u16 = 6;
+pub const PORT_NAME: u16 = 7;
 
 /// A driver of a console with several ports, and its rings.
-struct Ports<'m> {
-    driver: Driver<'m>,
-    rings: Vec<Ring<'m>>,
+pub struct Ports<'m> {
+    pub driver: Driver<'m>,
+    pub rings: Vec<Ring<'m>>,
 }
 
 impl<'m> Ports<'m> {
-    fn start(machine: &'m Machine, way: Way) -> Self {
+    pub fn start(machine: &'m Machine, way: Way) -> Self {
         let driver = Driver::find(machine, 1, way);
         let rings = driver.start(SIZE & driver.offered() | MULTIPORT);
         Self { driver, rings }
     }
 
     /// Gives the device room for one message.
-    fn room(&self, len: u32) -> u64 {
+    pub fn room(&self, len: u32) -> u64 {
         let at = self.driver.machine.ram(len.into(), 4);
         self.rings[usize::from(CONTROL_RECEIVE)].post(&[Buf::room(at, len)]);
         self.driver.kick(CONTROL_RECEIVE);
@@ -43,12 +43,12 @@ impl<'m> Ports<'m> {
     }
 
     /// The next message: port, event, value, and what follows.
-    fn hear(&self) -> (u32, u16, u16, Vec<u8>) {
+    pub fn hear(&self) -> (u32, u16, u16, Vec<u8>) {
         let at = self.room(64);
         self.heard(at)
     }
 
-    fn heard(&self, at: u64) -> (u32, u16, u16, Vec<u8>) {
+    pub fn heard(&self, at: u64) -> (u32, u16, u16, Vec<u8>) {
         let (_, len) = self.rings[usize::from(CONTROL_RECEIVE)].wait();
         let bytes = self.driver.machine.bytes(at, usize::try_from(len).unwrap());
         let half = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
@@ -65,7 +65,7 @@ impl<'m> Ports<'m> {
         assert_eq!(ring.wait().1, 0);
     }
 
-    fn say(&self, port: u32, event: u16, value: u16) {
+    pub fn say(&self, port: u32, event: u16, value: u16) {
         let mut bytes = port.to_le_bytes().to_vec();
         bytes.extend(event.to_le_bytes());
         bytes.extend(value.to_le_bytes());
@@ -73,7 +73,7 @@ impl<'m> Ports<'m> {
     }
 
     /// Nothing is to be heard now. Who asks leaves room for the next message.
-    fn expect_silence(&self) -> u64 {
+    pub fn expect_silence(&self) -> u64 {
         let at = self.room(64);
         self.driver.settle();
         assert_eq!(self.rings[usize::from(CONTROL_RECEIVE)].take(), None);
@@ -81,19 +81,19 @@ impl<'m> Ports<'m> {
     }
 
     /// The whole handshake as Linux has it, without looking.
-    fn introduce(&self, ports: u32) {
+    pub fn introduce(&self, ports: u32) {
         self.say(u32::MAX, DEVICE_READY, 1);
         (0..ports).for_each(|port| assert_eq!(self.hear(), (port, PORT_ADD, 0, vec![])));
     }
 }
 
-fn text(machine: &Machine, text: &[u8]) -> Buf {
+pub fn text(machine: &Machine, text: &[u8]) -> Buf {
     let at = machine.ram(text.len() as u64, 1);
     machine.set_bytes(at, text);
     Buf::out(at, u32::try_from(text.len()).unwrap())
 }
 
-const THREE: &str = "hostdev=</dev/null,hostdev=>/dev/null,console=second,hostdev=</dev/null,hostdev=>/dev/null,\
+pub const THREE: &str = "hostdev=</dev/null,hostdev=>/dev/null,console=second,hostdev=</dev/null,hostdev=>/dev/null,\
                      port=org.mote.test,hostdev=</dev/null,hostdev=>/dev/null";
 
 #[test]

@@ -11,6 +11,7 @@ mod checklist;
 mod config;
 mod console;
 mod console_hosts;
+mod console_messages;
 mod console_ports;
 mod entropy;
 mod features;
