@@ -103,10 +103,10 @@ impl Msix {
         if self.control & CONTROL_WRITABLE != ENABLE || self.pending.iter().all(|byte| *byte == 0) {
             return None;
         }
-        let vector = (0..self.vectors()).find(|v| self.is_pending(*v) && !self.is_masked(*v))?;
+        let due = (0..self.vectors()).filter(|vector| self.is_pending(*vector));
+        let (vector, message) = due.filter_map(|vector| Some((vector, self.unmasked(vector)?))).next()?;
         self.set_pending(vector, false);
-        let [low, high, data, _] = self.entry(vector);
-        Some(Message { address: u64::from(low) | u64::from(high) << 32, data })
+        Some(message)
     }
 
     /// Forgets what is pending.
@@ -139,9 +139,14 @@ impl Msix {
         })
     }
 
-    fn is_masked(&self, vector: u16) -> bool {
-        let [.., control] = self.entry(vector);
-        control & 1 != 0
+    /// The message of a vector that is not masked. One that is written at this moment counts as masked: the guest masks an
+    /// entry before it changes it, but that may have been after a look at the mask.
+    fn unmasked(&self, vector: u16) -> Option<Message> {
+        let entry = self.entry(vector);
+        let [low, high, data, control] = entry;
+        let is_steady = self.entry(vector) == entry;
+        let message = Message { address: u64::from(low) | u64::from(high) << 32, data };
+        (is_steady && control & 1 == 0).then_some(message)
     }
 
     fn is_pending(&self, vector: u16) -> bool {
