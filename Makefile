@@ -54,7 +54,7 @@ run: build alpine $(if $(HARDWARE_KVM),,rig) ## Boot Alpine Linux to a login on 
 		--initrd file:$(GUESTS)/alpine-login/initramfs --memory 512M --cmdline quiet
 
 .PHONY: test
-test: check build guests rig ## Check, then run small guests and Linux in mote
+test: check fuzz build guests rig ## Check, fuzz, then run small guests and Linux in mote
 	@resources/need rngtest=rng-tools5 groff=groff-base zsh=zsh fish=fish
 	$(CARGO) test -p tests --test install --test errors --test small --test linux --no-fail-fast
 
@@ -69,6 +69,13 @@ check: ## Check style, lints, documentation, and what needs no KVM
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
 	$(CARGO) test --workspace --exclude tests
 	$(CARGO) test -p tests --lib --bins
+
+FUZZ ?= 15
+
+.PHONY: fuzz
+fuzz: ## Let fuzzed guests loose on the devices, for FUZZ=15 seconds a target
+	@resources/need g++=g++
+	fuzz/run $(FUZZ)
 
 .PHONY: bench
 bench: build guests rig ## Measure mote beside QEMU and, with PEERS=DIRECTORY, other VMMs: ten minutes

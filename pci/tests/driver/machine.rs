@@ -10,6 +10,7 @@ use devices::virtio::VirtioDevice;
 use pci::bridge::Bridge;
 use pci::host::{Bell, Host};
 use pci::line::{Line, Pin};
+use pci::ports::{self, ConfigPorts};
 use pci::root::{ECAM_LEN, Root};
 use pci::virtio::{Faces, VirtioFunction};
 use vm_memory::{Bytes, GuestAddress};
@@ -48,7 +49,8 @@ pub struct Machine {
     pub host: Arc<Notes>,
     /// Writes that have not come yet.
     late: Mutex<Vec<(u64, usize, u64)>>,
-    root: Root,
+    root: Arc<Root>,
+    config_ports: ConfigPorts,
     functions: Vec<Arc<VirtioFunction>>,
     next_ram: AtomicU64,
     next_high: AtomicU64,
@@ -87,6 +89,7 @@ impl Machine {
             functions.push(function);
         }
         root.show_config(&*host, ECAM);
+        let root = Arc::new(root);
         for function in &functions {
             Arc::<VirtioFunction>::clone(function).guest_configured().unwrap();
         }
@@ -94,6 +97,7 @@ impl Machine {
             memory,
             host,
             late: Mutex::default(),
+            config_ports: ConfigPorts::new(Arc::clone(&root)),
             root,
             functions,
             next_ram: AtomicU64::new(0x1_0000),
@@ -131,12 +135,19 @@ impl Machine {
     fn read(&self, at: Access, width: usize) -> u64 {
         let mut bytes = [0; 8];
         bytes[..width].fill(0xff);
-        self.exit(|| self.root.vread(at, &mut bytes[..width]));
+        self.exit(|| match config_port(at) {
+            Some(at) => self.config_ports.vread(at, &mut bytes[..width]),
+            None => self.root.vread(at, &mut bytes[..width]),
+        });
         u64::from_le_bytes(bytes)
     }
 
     fn write(&self, at: Access, width: usize, value: u64) {
-        let effect = self.root.vwrite(at, &value.to_le_bytes()[..width]);
+        let bytes = &value.to_le_bytes()[..width];
+        let effect = match config_port(at) {
+            Some(at) => self.config_ports.vwrite(at, bytes),
+            None => self.root.vwrite(at, bytes),
+        };
         assert_eq!(effect, Effect::None, "no virtio device ends the run");
     }
 
@@ -248,6 +259,12 @@ fn memory(address: u64) -> Access {
         Some(offset) if offset < 2 * ECAM_LEN => Access { region: Region::PciConfig, offset },
         _ => Access { region: Region::Memory, offset: address },
     }
+}
+
+/// What an access is to the ports of configuration space, which come before any BAR.
+fn config_port(at: Access) -> Option<Access> {
+    let offset = at.offset.checked_sub(ports::FIRST.into())?;
+    (at.region == Region::Port && offset < ports::COUNT.into()).then_some(Access { offset, ..at })
 }
 
 impl Drop for Machine {
