@@ -256,11 +256,14 @@ fn con_09_a_burst_comes_to_need_no_doorbells_and_loses_nothing() {
                 false => silent += 1,
             }
             // As Linux does: it spins, and takes what was used. A doorbell too few would have it spin for ever.
-            rings[1].wait();
+            let mut looks = 0..20_000;
+            if !looks.any(|_| rings[1].take().is_some()) {
+                rings[1].wait();
+            }
             rings[1].arm();
             assert_eq!(read(&mut screen, 4), number.to_le_bytes());
             number += 1;
-            number >= 10_000 && (silent >= 20 || !has_processors)
+            number >= 3_000 && (silent > 0 || !has_processors)
         });
         // The thread stops looking before long, and asks for the doorbell again.
         let next = u16::try_from(number % 65_536).unwrap();
