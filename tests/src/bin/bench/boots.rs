@@ -77,7 +77,7 @@ pub fn rows(table: &mut Table) {
 }
 
 /// The guest's files, and those that are made of them.
-fn guest(machine: &Machine) -> Guest {
+pub fn guest(machine: &Machine) -> Guest {
     let [bzimage, initramfs] = Boot::new(Distribution::Alpine, Console::Hvc0).files();
     let image = Image::open(&bzimage).unwrap_or_else(|error| panic!("{error}"));
     let mut bytes = Vec::new();

@@ -1,9 +1,11 @@
 //! Measures mote beside other VMMs, in one run, and prints one table: what was measured, on whom, the bar and whether it
 //! was met. docs/performance.md has the method. `PEERS=DIRECTORY` adds the VMMs whose binaries are there.
 //!
-//! A measurement is a function that adds rows to the [`Table`]. `bench native` and `bench linux` make the half of them.
+//! A measurement is a function that adds rows to the [`Table`]. `bench native`, `bench linux` and `bench console` make a part
+//! of them.
 
 mod boots;
+mod console;
 mod elf;
 mod native;
 mod table;
@@ -12,9 +14,15 @@ mod vmms;
 use table::Table;
 
 fn main() {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if let [user, vmm @ ..] = &words[..]
+        && user == "user"
+    {
+        return console::user(vmm);
+    }
     let mut table = Table::default();
-    let part = std::env::args().nth(1);
-    let wants = |name: &str| part.as_deref().is_none_or(|part| part == name);
+    let part = words.first();
+    let wants = |name: &str| part.is_none_or(|part| part == name);
     if wants("native") {
         native::first_byte(&mut table);
         native::system_calls(&mut table);
@@ -23,6 +31,9 @@ fn main() {
     }
     if wants("linux") {
         boots::rows(&mut table);
+    }
+    if wants("console") {
+        console::rows(&mut table);
     }
     print!("{table}");
 }

@@ -44,9 +44,7 @@ impl Vmm {
 
 /// All but mote that are at hand, available on `machine`. Those from `PEERS` are static, or find their libraries there.
 pub fn others(machine: &Machine) -> Vec<Vmm> {
-    let firmware: Vec<&str> = FIRMWARE.iter().copied().filter(|path| Path::new(path).exists()).collect();
-    machine.install("qemu-system-x86_64", &firmware);
-    let qemu = PathBuf::from("qemu-system-x86_64");
+    let qemu = install_qemu(machine);
     let mut vmms = vec![
         Vmm { name: "QEMU q35, bzImage", program: qemu.clone(), command: qemu_q35 },
         Vmm { name: "QEMU microvm, vmlinux", program: qemu, command: qemu_microvm },
@@ -69,6 +67,12 @@ pub fn others(machine: &Machine) -> Vec<Vmm> {
         }
     }
     vmms
+}
+
+fn install_qemu(machine: &Machine) -> PathBuf {
+    let firmware: Vec<&str> = FIRMWARE.iter().copied().filter(|path| Path::new(path).exists()).collect();
+    machine.install("qemu-system-x86_64", &firmware);
+    "qemu-system-x86_64".into()
 }
 
 /// mote with these further options.
@@ -100,6 +104,17 @@ fn qemu_q35(_: &Machine, program: &Path, guest: &Guest) -> Command {
     let console = ["-device", "virtio-serial-pci", "-device", "virtconsole,chardev=console"];
     let all: Vec<&str> = devices.into_iter().chain(console).collect();
     qemu(program, guest, &guest.bzimage, &all, "console=hvc0")
+}
+
+/// QEMU with a port beside the console, whose other end takes all.
+pub fn qemu_with_port(machine: &Machine, guest: &Guest) -> Command {
+    let command = qemu_q35(machine, &install_qemu(machine), guest);
+    command.args([
+        "-chardev",
+        "file,id=bulk,path=/dev/null",
+        "-device",
+        "virtserialport,chardev=bulk,name=bulk",
+    ])
 }
 
 fn qemu_microvm(_: &Machine, program: &Path, guest: &Guest) -> Command {
