@@ -97,8 +97,8 @@ pub fn first_byte(table: &mut Table) {
         ),
         ("QEMU microvm".to_owned(), words(&vmms::qemu_serial(&guest))),
     ];
-    // QEMU is here already, and kvmtool starts no ELF file.
-    let is_fit = |vmm: &Vmm| !vmm.name.starts_with("QEMU") && !vmm.name.starts_with("kvmtool");
+    // QEMU is here already, kvmtool starts no ELF file, and alioth needs a terminal.
+    let is_fit = |vmm: &Vmm| !["QEMU", "kvmtool", "alioth"].iter().any(|name| vmm.name.starts_with(name));
     let peers = vmms::others(this).into_iter().filter(is_fit);
     subjects.extend(peers.map(|vmm| {
         let name = vmm.name.split(',').next().unwrap_or_default();

@@ -185,6 +185,8 @@ fn alioth(_: &Machine, program: &Path, guest: &Guest) -> Command {
     };
     let memory = format!("size={}M", guest.memory_mib);
     let command = Command::new(program).args(["boot", "--memory", &memory, "--cpu", "count=1", "--entropy"]);
+    // It starts on a terminal only.
+    let command = command.terminal(24, 80);
     let command = with_initrd(command.arg(kernel.0).arg(kernel.1), "--initramfs", guest);
     command.arg("--cmdline").arg(format!("console=ttyS0 {}", guest.words))
 }
