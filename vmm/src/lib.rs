@@ -16,6 +16,7 @@ mod ending;
 mod fatal;
 pub mod files;
 mod guardian;
+pub mod heap;
 pub mod kvm;
 pub mod layout;
 pub mod log;

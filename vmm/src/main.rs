@@ -15,6 +15,7 @@ use vmm::vm::{self, Checked};
 const CONFIGURATION: u8 = 65;
 
 fn main() -> ExitCode {
+    vmm::heap::keep_small();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
