@@ -1,6 +1,6 @@
 //! A Linux guest in mote, at whose shell a test types.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::MutexGuard;
 
 use crate::command::Command;
@@ -32,6 +32,7 @@ pub enum Console {
 pub struct Boot {
     distribution: Distribution,
     console: Console,
+    kernel: Option<PathBuf>,
     options: Vec<String>,
     words: Vec<String>,
     terminal: Option<(u16, u16)>,
@@ -50,10 +51,18 @@ impl Boot {
         Self {
             distribution,
             console,
+            kernel: None,
             options: options.iter().copied().map(str::to_owned).collect(),
             words: words.iter().copied().map(str::to_owned).collect(),
             terminal: None,
         }
+    }
+
+    /// Boots this kernel instead, by its path on the machine.
+    #[must_use]
+    pub fn kernel(mut self, path: &Path) -> Self {
+        self.kernel = Some(path.to_owned());
+        self
     }
 
     /// Adds an option of `mote run` and its value.
@@ -105,7 +114,9 @@ impl Boot {
     #[must_use]
     #[track_caller]
     pub fn command(&self, machine: &Machine) -> Command {
-        let [kernel, initramfs] = self.files().map(|path| machine.file(path));
+        let [kernel, initramfs] = self.files();
+        let kernel = self.kernel.clone().unwrap_or_else(|| machine.file(kernel));
+        let initramfs = machine.file(initramfs);
         let command = machine.mote(&["run", "--kernel"]).arg(kernel).arg("--initrd").arg(initramfs);
         let command = command.args(&self.options).arg("--cmdline").arg(self.words.join(" "));
         match self.terminal {
