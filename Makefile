@@ -59,9 +59,9 @@ test: check fuzz build guests rig ## Check, fuzz, then run small guests and Linu
 	$(CARGO) test -p tests --test install --test errors --test small --test linux --no-fail-fast
 
 .PHONY: test-long
-test-long: build guests rig ## Run the console's and the platform vdevs' tests in Linux too
+test-long: build guests rig ## Run the console's, the drivers' and the platform vdevs' tests in Linux too
 	@resources/need xz=xz-utils lzop=lzop lz4=lz4 zstd=zstd bzip2=bzip2
-	$(CARGO) test -p tests --test console --test vdevs --test boots --no-fail-fast
+	$(CARGO) test -p tests --test console --test drivers --test vdevs --test boots --no-fail-fast
 
 .PHONY: check
 check: ## Check style, lints, documentation, and what needs no KVM

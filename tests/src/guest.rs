@@ -42,20 +42,28 @@ impl Boot {
     /// A guest with entropy and this console, as mote sizes it where nothing else is said.
     #[must_use]
     pub fn new(distribution: Distribution, console: Console) -> Self {
-        let (options, words): (&[&str], &[&str]) = match console {
-            Console::Hvc0 => (&[], &["quiet"]),
-            Console::Serial => {
-                (&["--vdev", "virtio-entropy", "--vdev", "ser8250"], &["quiet", "console=ttyS0"])
-            }
+        match console {
+            Console::Hvc0 => Self::with(distribution, console, &[]),
+            Console::Serial => Self::with(distribution, console, &["virtio-entropy", "ser8250"]),
+        }
+    }
+
+    /// A guest with these vdevs, its console among them.
+    #[must_use]
+    pub fn with(distribution: Distribution, console: Console, vdevs: &[&str]) -> Self {
+        let words = match console {
+            Console::Hvc0 => "quiet",
+            Console::Serial => "quiet console=ttyS0",
         };
-        Self {
+        let boot = Self {
             distribution,
             console,
             kernel: None,
-            options: options.iter().copied().map(str::to_owned).collect(),
-            words: words.iter().copied().map(str::to_owned).collect(),
+            options: Vec::new(),
+            words: vec![words.to_owned()],
             terminal: None,
-        }
+        };
+        vdevs.iter().fold(boot, |boot, vdev| boot.option("--vdev", vdev))
     }
 
     /// Boots this kernel instead, by its path on the machine.
@@ -185,6 +193,20 @@ impl Guest {
         let status = self.session.expect("\r\n", SOON);
         assert_eq!(status.trim(), "0", "{command} failed; it printed:\n{printed}");
         printed.trim_end_matches("mote-end ").replace('\r', "")
+    }
+
+    /// Asks mote how it is doing, by SIGUSR1, and returns what it prints.
+    ///
+    /// # Panics
+    /// When it prints nothing.
+    #[track_caller]
+    pub fn status(&self) -> String {
+        const LAST_LINE: &str = "accesses to where nothing is";
+        let before = self.session.messages();
+        self.session.signal(10);
+        let times = before.matches(LAST_LINE).count() + 1;
+        let all = self.session.expect_messages(LAST_LINE, times, SOON);
+        all[before.len()..].to_owned()
     }
 
     /// Powers the guest off and returns what mote made of it.

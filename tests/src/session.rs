@@ -131,13 +131,28 @@ impl Session {
     /// When it does not come in time, or the program ends without it.
     #[track_caller]
     pub fn expect_message(&self, text: &str, deadline: Duration) -> String {
-        let is_there = |state: &State| String::from_utf8_lossy(&state.errors).contains(text);
+        self.expect_messages(text, 1, deadline)
+    }
+
+    /// Waits until the standard error has this text in it so many times, and returns all of it.
+    ///
+    /// # Panics
+    /// When it does not come in time, or the program ends without it.
+    #[track_caller]
+    pub fn expect_messages(&self, text: &str, times: usize, deadline: Duration) -> String {
+        let is_there = |state: &State| String::from_utf8_lossy(&state.errors).matches(text).count() >= times;
         let state = self
             .shared
             .wait(&format!("message {text:?}"), deadline, |state| is_there(state) || state.is_over());
         let described = state.describe(&self.shared.name);
         assert!(is_there(&state), "expected the message {text:?}, which never came\n{described}");
         String::from_utf8_lossy(&state.errors).into_owned()
+    }
+
+    /// Everything that was printed so far on the standard error.
+    #[must_use]
+    pub fn messages(&self) -> String {
+        String::from_utf8_lossy(&self.shared.lock().errors).into_owned()
     }
 
     /// Waits until the program has ended and all of its output is here.
