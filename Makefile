@@ -56,12 +56,16 @@ run: build alpine $(if $(HARDWARE_KVM),,rig) ## Boot Alpine Linux to a login on 
 .PHONY: test
 test: check fuzz build guests rig ## Check, fuzz, then run small guests and Linux in mote
 	@resources/need rngtest=rng-tools5 groff=groff-base zsh=zsh fish=fish
-	$(CARGO) test -p tests --test install --test errors --test small --test linux --no-fail-fast
+	@resources/need xz=xz-utils lzop=lzop lz4=lz4 zstd=zstd bzip2=bzip2
+	$(CARGO) test -p tests --test install --test errors --test small --no-fail-fast
+	@# Two rigs side by side: each has one processor.
+	$(CARGO) test -p tests --test linux --test drivers --no-fail-fast & \
+	$(CARGO) test -p tests --test console --test vdevs --test boots --no-fail-fast; \
+	status=$$?; wait $$! && exit $$status
 
 .PHONY: test-long
-test-long: build guests rig ## Run the console's, the drivers' and the platform vdevs' tests in Linux too
-	@resources/need xz=xz-utils lzop=lzop lz4=lz4 zstd=zstd bzip2=bzip2
-	$(CARGO) test -p tests --test console --test drivers --test vdevs --test boots --no-fail-fast
+test-long: build guests rig ## Have Linux print for minutes, and look for interrupts that nobody wants
+	$(CARGO) test -p tests --test endurance --no-fail-fast
 
 .PHONY: check
 check: ## Check style, lints, documentation, and what needs no KVM
@@ -81,7 +85,7 @@ fuzz: ## Let fuzzed guests loose on the devices, for FUZZ=15 seconds a target
 .PHONY: bench
 bench: build guests rig ## Measure mote beside QEMU and, with PEERS=DIRECTORY, other VMMs: ten minutes
 	@resources/need qemu-system-x86_64=qemu-system-x86 strace=strace cc=gcc
-	target/tools/bench
+	RIG_CPUS=2 target/tools/bench
 
 .PHONY: clean
 clean: ## Remove all that was built and fetched

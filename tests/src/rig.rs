@@ -1,5 +1,6 @@
 //! The nested rig: QEMU emulates a machine with SVM, whose Linux has a real kvm_amd and runs our agent as its init.
 
+use std::env;
 use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
 use std::process::{ChildStderr, Command, Stdio};
@@ -19,16 +20,12 @@ const END: Duration = Duration::from_secs(5);
 /// The emulator, which Debian's `qemu-system-x86` brings.
 const QEMU: &str = "qemu-system-x86_64";
 
-/// With xsave on, current kernels panic in the nested guest; five-level paging only slows the emulation. One processor:
-/// with two, the emulation of SVM (QEMU 7.2) now and then runs the guest with the registers of the rig's own kernel,
-/// and the guest stands still or meets a triple fault.
+/// With xsave on, current kernels panic in the nested guest; five-level paging only slows the emulation.
 const HARDWARE: &[&str] = &[
     "-accel",
     "tcg,thread=multi",
     "-cpu",
     "max,la57=off,xsave=off",
-    "-smp",
-    "1",
     "-m",
     "8G",
     "-nodefaults",
@@ -51,6 +48,11 @@ const DEVICES: &[&str] = &[
     "-serial",
     "chardev:log",
 ];
+
+/// The environment's variable for the number of the rig's processors: 1 where nothing is said. With two, the emulation of
+/// SVM (QEMU 7.2) now and then runs the guest with the registers of the rig's own kernel, and the guest stands still or
+/// meets a triple fault.
+const PROCESSORS: &str = "RIG_CPUS";
 
 const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable no_timer_check";
 
@@ -78,6 +80,7 @@ pub fn start() -> io::Result<Arc<Link>> {
 fn run(sender: &mpsc::Sender<io::Result<Arc<Link>>>, log: &Arc<Log>) {
     let (kernel, initramfs) = (paths::built("rig/vmlinuz"), paths::built("rig/initramfs"));
     let mut command = Command::new(QEMU);
+    command.arg("-smp").arg(env::var_os(PROCESSORS).unwrap_or_else(|| "1".into()));
     command.args(HARDWARE).args(DEVICES).arg("-append").arg(COMMAND_LINE);
     command.arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -220,6 +220,26 @@ impl Session {
         }
     }
 
+    /// All that is printed up to `end` and what came with it, taken out as it comes: there may be too much of it to search again and again.
+    ///
+    /// # Panics
+    /// When the program ends before that.
+    #[must_use]
+    #[track_caller]
+    pub fn stream(&self, end: &str) -> String {
+        let mut bytes = Vec::new();
+        let mut fresh = 0;
+        while !bytes[fresh..].windows(end.len()).any(|window| window == end.as_bytes()) {
+            fresh = bytes.len().saturating_sub(end.len());
+            match self.read() {
+                Ok(Piece::Output(piece)) => bytes.extend(piece),
+                Ok(Piece::Errors(_)) => {}
+                other => panic!("{other:?} after {} bytes, and not {end:?}", bytes.len()),
+            }
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
     /// Gives the program's terminal a new size.
     pub fn resize(&self, rows: u16, columns: u16) {
         self.link.send(self.id, Message::Resize(Size { rows, columns }));

@@ -47,16 +47,12 @@ struct Subject {
     problem: Option<String>,
 }
 
-/// All rows that need Linux. `bench linux NAME` is for the subjects with this in their name alone, and `ONE_CPU=1` switches
-/// the machine's second processor off first.
+/// All rows that need Linux. `bench linux NAME` is for the subjects with this in their name alone.
 pub fn rows(table: &mut Table) {
     progress("the rig");
     // What goes wrong is told in a line, not with all that was printed.
     panic::set_hook(Box::new(|_| ()));
     let machine = Machine::here();
-    if env::var_os("ONE_CPU").is_some() {
-        machine.run(&Command::shell("echo 0 >/sys/devices/system/cpu/cpu1/online"));
-    }
     let guest = guest(machine);
     let mut subjects = subjects(machine, &guest);
     let only = env::args().nth(2).unwrap_or_default();
