@@ -1,4 +1,8 @@
-//! Linux's own drivers of the entropy device and the console: by every interface and interrupt that there is.
+//! Linux's own drivers of the entropy device and the console: by every interface and interrupt that there is, bound and
+//! unbound, and interrupted in the middle of what they do.
+
+#[path = "drivers/traffic.rs"]
+mod traffic;
 
 use tests::guest::{Boot, Console, Distribution, Guest};
 use tests::{Machine, SOON};
@@ -125,18 +129,19 @@ fn echo_lines(guest: &Guest) {
     assert_eq!(guest.session.expect("done\r\n", SOON).replace('\r', ""), lines() + "done\n");
 }
 
-/// The guest's interrupts are those that mote has sent: none is lost, and none is made up.
+/// The guest's interrupts are those that mote has sent: none is lost, and none is made up but for `spare` ones.
 #[track_caller]
-fn interrupts_are_exact(guest: &Guest, wire: Wire) {
+fn interrupts_are_exact(guest: &Guest, wire: Wire, spare: u64) {
     let sum = |driver| handled(guest, driver, wire).iter().sum::<u64>();
     let (rng, console) = (sum(RNG), sum(CONSOLE));
     let status = guest.status();
     let (before, sent, after) = (rng, count(&told(&status, RNG), "interrupts"), sum(RNG));
     // A request at a time, and an interrupt for each: the kernel's own reader may be at it too.
-    assert!((before..=after).contains(&sent), "{before} handled, {sent} sent, {after} handled: {status}");
+    let is_exact = before <= sent + spare && sent <= after;
+    assert!(is_exact, "{before} handled, {sent} sent, {after} handled: {status}");
     assert!(sent <= count(&told(&status, RNG), "services"), "{status}");
     // Two that are sent before the first is handled are one.
-    assert!(console <= count(&told(&status, CONSOLE), "interrupts"), "{console} handled: {status}");
+    assert!(console <= count(&told(&status, CONSOLE), "interrupts") + spare, "{console} handled: {status}");
     nobody_complains(guest);
 }
 
@@ -168,7 +173,7 @@ fn are_driven(distribution: Distribution, interface: Interface, wire: Wire) {
     echo_lines(&guest);
     let after: u64 = handled(&guest, CONSOLE, wire).iter().sum();
     assert!(after > before, "{before} before, {after} after");
-    interrupts_are_exact(&guest, wire);
+    interrupts_are_exact(&guest, wire, 0);
     guest.power_off();
 }
 
