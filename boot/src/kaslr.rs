@@ -23,12 +23,19 @@ pub struct Offsets {
 
 impl fmt::Display for Offsets {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(match (self.physical_offset, self.virtual_offset) {
-            (Some(_), Some(_)) => "at a random physical and virtual address",
-            (Some(_), None) => "at a random physical address",
-            (None, Some(_)) => "at a random virtual address",
-            (None, None) => "at its usual address",
-        })
+        match (self.physical_offset, self.virtual_offset) {
+            (Some(physical), Some(offset)) => write!(
+                out,
+                "at a random physical and virtual address, {physical:#x} and {offset:#x} from where it is linked"
+            ),
+            (Some(offset), None) => {
+                write!(out, "at a random physical address, {offset:#x} from where it is linked")
+            }
+            (None, Some(offset)) => {
+                write!(out, "at a random virtual address, {offset:#x} from where it is linked")
+            }
+            (None, None) => out.write_str("at its usual address"),
+        }
     }
 }
 

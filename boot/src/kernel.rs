@@ -42,6 +42,16 @@ pub enum Method {
     Pvh,
 }
 
+impl Kernel {
+    /// How far it is from where it is linked, physically and virtually. `None` if it decides that by itself.
+    #[must_use]
+    pub fn distance(&self) -> Option<[u64; 2]> {
+        let Offsets { physical_offset, virtual_offset } = self.offsets;
+        let distance = [physical_offset, virtual_offset].map(Option::unwrap_or_default);
+        (self.method != Method::SelfUnpacking).then_some(distance)
+    }
+}
+
 impl fmt::Display for Kernel {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { method, offsets, .. } = self;

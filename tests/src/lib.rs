@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod bzimage;
 pub mod command;
+pub mod elf;
 pub mod guest;
 pub mod initramfs;
 pub mod link;

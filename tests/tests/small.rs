@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use tests::bzimage::{self, Flaw};
+use tests::elf;
 use tests::{Machine, Output, SOON, Session, Status};
 
 global_asm!(include_str!("small/guests.s"));
@@ -35,6 +36,8 @@ unsafe extern "C" {
     fn small_panics();
     fn small_register();
     fn small_timer();
+    fn small_place();
+    static small_word: u8;
 }
 
 /// The code of all guests, with one selected.
@@ -197,12 +200,43 @@ fn the_state_directory_has_the_facts_of_a_run() {
     let state = String::from_utf8(Machine::local().get(format!("{directory}/state.json"))).unwrap();
     for fact in [
         "\"pid\": ",
+        "\"kernelOffset\": null",
         "\"io:0x3f8\"",
         "\"ioapic:4\"",
         "\"end\": \"the guest powered off\"",
         "\"exitStatus\": 0",
     ] {
         assert!(state.contains(fact), "no {fact} in {state}");
+    }
+}
+
+#[test]
+fn the_log_and_the_state_tell_where_the_kernel_is() {
+    const DIRECTORY: &str = "/tmp/small-place";
+    let word = &raw const small_word as usize - &raw const small_begin as usize;
+    let kernel = scratch("place", &elf::wrap(&code(small_place), word));
+    let machine = Machine::local();
+    let kernel = machine.file(kernel);
+    for (words, is_random) in [("", true), ("", true), ("nokaslr", false)] {
+        let options = ["--state-dir", DIRECTORY, "--log", "debug", "--vdev", "ser8250", "--cmdline", words];
+        let session = machine.spawn(&machine.mote(&["run", "--kernel"]).arg(&kernel).args(options));
+        session.close_input();
+        let end = session.wait(SOON);
+        assert_eq!(end.status, Status::Code(0), "{}", end.messages());
+        let text = end.text();
+        let mut places = text.split_whitespace().map(|place| u64::from_str_radix(place, 16).unwrap());
+        let physical = places.next().unwrap() - elf::LINKED;
+        let offset = places.next().unwrap() - (elf::KERNEL_MAP + elf::LINKED + word as u64);
+        assert!(is_random || (physical, offset) == (0, 0), "{text}");
+        let state = String::from_utf8(machine.get(format!("{DIRECTORY}/state.json"))).unwrap();
+        let state: String = state.split_whitespace().collect();
+        let fact = format!(r#""kernelOffset":{{"physical":"{physical:#x}","virtual":"{offset:#x}"}}"#);
+        assert!(state.contains(&fact), "no {fact} in {state}");
+        let place = match is_random {
+            true => format!("address, {physical:#x} and {offset:#x} from where it is linked"),
+            false => "at its usual address".to_owned(),
+        };
+        assert!(end.messages().contains(&place), "no {place} in {}", end.messages());
     }
 }
 

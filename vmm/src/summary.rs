@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use boot::Kernel;
+
 use crate::board::Placed;
 use crate::config::{Config, DumpTo, LoadKind, Policy};
 use crate::log::Rule;
@@ -86,7 +88,13 @@ fn command_line(config: &Config) -> String {
 }
 
 /// What was understood, for programs. Addresses are texts, as JSON's numbers are not exact.
-pub(crate) fn facts(config: &Config, placed: &[Placed]) -> Vec<(&'static str, Json)> {
+pub(crate) fn facts(config: &Config, kernel: &Kernel, placed: &[Placed]) -> Vec<(&'static str, Json)> {
+    let offset = |[physical, offset]: [u64; 2]| {
+        Json::Object(vec![
+            ("physical", format!("{physical:#x}").into()),
+            ("virtual", format!("{offset:#x}").into()),
+        ])
+    };
     let vdev = |placed: &Placed| {
         Json::Object(vec![
             ("name", placed.name.into()),
@@ -107,6 +115,7 @@ pub(crate) fn facts(config: &Config, placed: &[Placed]) -> Vec<(&'static str, Js
         ("pid", u64::from(std::process::id()).into()),
         ("system", config.name.as_deref().into()),
         ("kernel", config.kernel.display().to_string().into()),
+        ("kernelOffset", kernel.distance().map(offset).into()),
         ("initrd", config.initrd.as_ref().map(|path| path.display().to_string()).into()),
         ("cmdline", command_line(config).into()),
         ("cpus", (config.cpus.len() as u64).into()),

@@ -250,10 +250,19 @@ fn the_log_says_how_the_kernel_came() {
     let text =
         |image: Image, line: &str| load(plan(image, line).randomised([1, 2], &[])).1.kernel.to_string();
     let image = || image(Compressor::Gzip, &relocatable());
-    assert_eq!(text(image(), ""), "unpacked (gzip), at a random physical and virtual address");
-    assert_eq!(text(image(), "mem=64M"), "unpacked (gzip), at a random virtual address");
+    assert_eq!(
+        text(image(), ""),
+        "unpacked (gzip), at a random physical and virtual address, 0x200000 and 0x400000 from where it is linked"
+    );
+    assert_eq!(
+        text(image(), "mem=64M"),
+        "unpacked (gzip), at a random virtual address, 0x400000 from where it is linked"
+    );
     assert_eq!(text(image(), "nokaslr"), "unpacked (gzip), at its usual address");
-    assert_eq!(text(image_of(&vmlinux()), ""), "ELF, at a random physical address");
+    assert_eq!(
+        text(image_of(&vmlinux()), ""),
+        "ELF, at a random physical address, 0x200000 from where it is linked"
+    );
     assert_eq!(text(image_of(&crate::image::tests::bzimage()), ""), "unpacking itself");
 }
 

@@ -8,6 +8,7 @@
     .globl small_prints, small_absent, small_no_serial, small_power_off, small_reset, small_triple_fault
     .globl small_unsupported, small_halts, small_e820, small_boot_params, small_functions, small_entropy
     .globl small_console, small_bitten, small_panics, small_register, small_timer
+    .globl small_place, small_word
 
 small_begin:
     lea   rax, [rip + small_end]
@@ -303,6 +304,19 @@ halting:
     .asciz "halting\n"
 
 // The memory map: address, size and type of each range.
+small_place:
+    lea   rax, [rip + small_begin]
+    mov   ecx, 16
+    call  puthex
+    mov   rax, [rip + small_word]
+    mov   ecx, 16
+    call  puthex
+    call  newline
+    jmp   power_off
+    .balign 8
+small_word:
+    .quad 0
+
 small_e820:
     movzx r12d, byte ptr [r15 + 0x1e8]
     lea   r13, [r15 + 0x2d0]
