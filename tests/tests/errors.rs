@@ -145,6 +145,21 @@ fn what_is_no_configuration_has_a_status_of_its_own() {
     }
 }
 
+#[test]
+fn a_processor_that_the_host_has_not() {
+    let machine = Machine::local();
+    let kernel = kernel("k10");
+    for (cpus, mask) in
+        [("cpu\ncpu runmask 1023", "'1023'"), ("cpu runmask 0\ncpu runmask 0,1023", "'0,1023'")]
+    {
+        let file = format!("@{}", scratch("runmask", format!("load {kernel}\n{cpus}\n").as_bytes()));
+        for command in ["check", "run"] {
+            let message = check(machine, &machine.mote(&[command, &file]), CONFIGURATION);
+            names(&message, &["errors-runmask:3] ", "runmask", mask, "no processor 1023"]);
+        }
+    }
+}
+
 /// Runs mote in the rig, in a namespace whose mounts `prepare` changes first.
 #[track_caller]
 fn refused_in_the_rig(prepare: &str, arguments: &[&str]) -> String {

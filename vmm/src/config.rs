@@ -116,6 +116,8 @@ pub struct Cpu {
     pub sched: Option<Sched>,
     /// The host's processors that it may run on; none are all.
     pub runmask: Vec<u16>,
+    /// Where they were named.
+    pub runmask_origin: Option<Origin>,
 }
 
 /// How the host schedules a thread (sched(7)).

@@ -22,6 +22,7 @@ use vmm_sys_util::errno;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 pub use self::manner::Manner;
+pub(crate) use self::manner::check_runmask;
 pub use self::pause::Registers;
 use crate::bus::{Bus, Space};
 use crate::config::{Cpu, Policy, Unsupported};

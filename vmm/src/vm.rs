@@ -35,7 +35,7 @@ use crate::operator::{Ended, Operator};
 use crate::signals::{Signals, Stop};
 use crate::state::StateFile;
 use crate::terminal::Terminal;
-use crate::vcpu::{Manner, Outcome, Vcpus};
+use crate::vcpu::{Manner, Outcome, Vcpus, check_runmask};
 use crate::{cpu, layout, memory, summary};
 
 /// How a run ended.
@@ -85,6 +85,7 @@ impl<'a> Checked<'a> {
     ///
     /// Whatever would keep the guest from starting, as far as it can be known without KVM.
     pub fn new(config: &'a Config) -> Result<Self, Error> {
+        config.cpus.iter().try_for_each(check_runmask)?;
         memory::check(&config.memory.backed(), Pages::default())?;
         let image = Image::open(&config.kernel)?;
         let initrd = config.initrd.as_deref().map(Initrd::open).transpose()?;

@@ -186,7 +186,8 @@ fn runmask(draft: &mut Draft, words: &[Word]) -> Result<(), Problem> {
             }
         }
     }
-    this_cpu(draft)?.runmask = cpus;
+    let cpu = this_cpu(draft)?;
+    (cpu.runmask, cpu.runmask_origin) = (cpus, Some(word.origin.clone()));
     Ok(())
 }
 

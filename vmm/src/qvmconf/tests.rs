@@ -31,7 +31,8 @@ fn a_context_lasts_until_the_next_one_and_what_has_none_does_not_end_it() {
 fn the_last_of_several_counts() {
     let config = config("load k cmdline one cmdline two cpu sched 1 sched 9r runmask 0 runmask 1,3");
     assert_eq!(config.command_line, "two");
-    assert_eq!(config.cpus, [Cpu { sched: Some(Sched::RoundRobin(9)), runmask: vec![1, 3] }]);
+    let [cpu] = config.cpus.try_into().unwrap();
+    assert_eq!((cpu.sched, cpu.runmask), (Some(Sched::RoundRobin(9)), vec![1, 3]));
 }
 
 #[test]
