@@ -113,18 +113,17 @@ fn run(engine: &Arc<Engine>) {
         let Ok(this) = manager.subscriber_mut(id) else { return };
         if this.polling.is_on() {
             this.polling.slice(engine);
-            this.late = Instant::now().checked_add(LATE);
-        } else if this.late.take_if(|at| *at <= Instant::now()).is_some() {
+        }
+        // One queue that is polled does not put off the decisions about others.
+        if this.late.take_if(|at| *at <= Instant::now()).is_some() {
             let late = engine.core().decide_late(this.polling.may_start());
             match late {
-                Late::Done => {}
                 Late::Poll => this.polling.start(),
-                Late::Again { is_burst } => {
-                    if is_burst {
-                        this.polling.pass_over();
-                    }
-                    this.late = Instant::now().checked_add(LATE);
-                }
+                Late::Again { is_burst: true } => this.polling.pass_over(),
+                Late::Again { is_burst: false } | Late::Done => {}
+            }
+            if late != Late::Done {
+                this.late = Instant::now().checked_add(LATE);
             }
         }
         if this.deadline.take_if(|at| *at <= Instant::now()).is_some() {

@@ -71,7 +71,7 @@ impl Core {
     }
 
     /// Makes the decisions that have been put off for long enough, and says what to do about the others. A burst may be
-    /// polled where there is a processor for that.
+    /// polled where there is a processor for that; what is polled is left to who does it.
     pub(crate) fn decide_late(&mut self, may_poll: bool) -> Late {
         let mut next = Late::Done;
         for index in 0..self.queue_count() {
@@ -79,6 +79,10 @@ impl Core {
                 continue;
             }
             let Some(ring) = self.rings.get_mut(usize::from(index)) else { continue };
+            if ring.is_polled() {
+                next = Late::Poll;
+                continue;
+            }
             let fresh = ring.look();
             if !ring.is_undecided() {
                 continue;
@@ -132,3 +136,6 @@ impl Core {
         self.rings.get_mut(usize::from(index)).filter(|ring| ring.is_polled())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -51,10 +51,10 @@ impl Polling {
         self.pause = self.pause.saturating_sub(1);
     }
 
-    /// Begins, with the next slice.
+    /// Begins, with the next slice, unless it has begun.
     pub(super) fn start(&mut self) {
+        self.has_found &= self.is_on;
         self.is_on = true;
-        self.has_found = false;
     }
 
     /// Serves the polled queues for a while. It is over when they have had nothing for some time.
