@@ -193,6 +193,22 @@ fn a_dump_has_the_registers_of_every_processor() {
 }
 
 #[test]
+fn a_command_has_no_signals_blocked() {
+    let blocked = "/tmp/small-blocked";
+    // By the shell alone: a command of its own might be started without what the shell was.
+    let lines = "while read line; do case $line in SigBlk*) echo $line;; esac; done";
+    let pipe = format!("|{lines} </proc/self/status >{blocked}; cat >/dev/null");
+    let session = start("blocked", small_halts, &["--memory", "64M", "--vdev", "ser8250", "dump", &pipe]);
+    session.expect("halting\n", SOON);
+    session.signal(12);
+    session.expect_message("the guest was dumped to ", SOON);
+    session.signal(3);
+    let end = session.wait(SOON);
+    let blocked = String::from_utf8(Machine::local().get(blocked)).unwrap();
+    assert_eq!(blocked.trim(), "SigBlk: 0000000000000000", "{}", end.messages());
+}
+
+#[test]
 fn the_state_directory_has_the_facts_of_a_run() {
     let directory = "/tmp/small-state";
     let end = run("state", small_power_off, &["--state-dir", directory, "--vdev", "ser8250"]);

@@ -1,13 +1,15 @@
 //! Signals that ask something of mote, made readable so that the main thread can wait for them and for the guest at once.
 
+use std::ffi::{c_int, c_void};
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
-use std::mem;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd};
-use std::ptr;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use libc::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+use rustix::event::{EventfdFlags, eventfd};
+use vmm_sys_util::signal::register_signal_handler;
 
 /// What ended the run, where the guest did not: a signal, or a key of the escape key's menu.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,44 +73,49 @@ const SIGNALS: [(i32, Request); 7] = [
     (SIGQUIT, Request::Cut(Stop::QuitSignal)),
 ];
 
-/// The signals, caught from [`Signals::catch`] on: no thread is interrupted by them, they wait to be read.
-pub struct Signals(File);
+/// The signals that came and were not taken: a bit for each of [`SIGNALS`].
+static CAME: AtomicU8 = AtomicU8::new(0);
+/// Becomes readable when one comes. A signal handler has to find it.
+static READABLE: OnceLock<OwnedFd> = OnceLock::new();
+
+/// The signals, caught from [`Signals::catch`] on: they wait to be read.
+///
+/// They are not blocked, which would be simpler, because commands that mote starts would have them blocked, too.
+pub struct Signals(&'static OwnedFd);
 
 impl Signals {
-    /// Catches the signals for the rest of the process's life, in this thread and those that it starts from now on.
+    /// Catches the signals for the rest of the process's life.
     ///
     /// # Errors
     ///
     /// The host has no descriptor to spare.
     pub fn catch() -> io::Result<Self> {
-        #[expect(unsafe_code, reason = "there is no safe way to block signals and to read them")]
-        // SAFETY: an all-zero set is a valid one, and the calls read nothing else. The descriptor is new.
-        unsafe {
-            let mut set: libc::sigset_t = mem::zeroed();
-            for (signal, _) in SIGNALS {
-                libc::sigaddset(&raw mut set, signal);
-            }
-            match libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut()) {
-                0 => {}
-                error => return Err(io::Error::from_raw_os_error(error)),
-            }
-            match libc::signalfd(-1, &raw const set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC) {
-                -1 => Err(io::Error::last_os_error()),
-                fd => Ok(Self(File::from_raw_fd(fd))),
-            }
+        let readable = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let readable = READABLE.get_or_init(|| readable);
+        for (signal, _) in SIGNALS {
+            register_signal_handler(signal, note)?;
         }
+        Ok(Self(readable))
     }
 
     /// What was asked for since the last time.
     pub fn take(&self) -> Vec<Request> {
-        const INFO: usize = size_of::<libc::signalfd_siginfo>();
-        let mut came = Vec::new();
-        let mut info = [0; INFO];
-        while (&self.0).read(&mut info).is_ok_and(|count| count == INFO) {
-            // The structure begins with the signal's number.
-            came.extend(info.first_chunk().map(|number| i32::from_ne_bytes(*number)));
-        }
-        SIGNALS.iter().filter(|(signal, _)| came.contains(signal)).map(|(_, request)| *request).collect()
+        // In this order: what comes after the read is readable again.
+        let _ = rustix::io::read(self.0, &mut [0; 8]);
+        let came = CAME.swap(0, Ordering::SeqCst);
+        let bits = (0..).map(|index| came >> index & 1 != 0);
+        SIGNALS.iter().zip(bits).filter(|(_, has_come)| *has_come).map(|((_, request), _)| *request).collect()
+    }
+}
+
+/// Takes note of a signal. In this order: who reads the descriptor finds the bit.
+extern "C" fn note(signal: c_int, _: *mut libc::siginfo_t, _: *mut c_void) {
+    if let Some(index) = SIGNALS.iter().position(|(known, _)| *known == signal) {
+        CAME.fetch_or(1 << index, Ordering::SeqCst);
+    }
+    if let Some(readable) = READABLE.get() {
+        // A full counter wakes just as well.
+        let _ = rustix::io::write(readable, &1_u64.to_ne_bytes());
     }
 }
 
