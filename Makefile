@@ -59,8 +59,8 @@ test: check fuzz build guests rig ## Check, fuzz, then run small guests and Linu
 	@resources/need xz=xz-utils lzop=lzop lz4=lz4 zstd=zstd bzip2=bzip2
 	$(CARGO) test -p tests --test install --test errors --test small --no-fail-fast
 	@# Two rigs side by side: each has one processor.
-	$(CARGO) test -p tests --test linux --test drivers --no-fail-fast & \
-	$(CARGO) test -p tests --test console --test vdevs --test boots --no-fail-fast; \
+	$(CARGO) test -p tests --test drivers --no-fail-fast & \
+	$(CARGO) test -p tests --test linux --test console --test vdevs --test boots --no-fail-fast; \
 	status=$$?; wait $$! && exit $$status
 
 .PHONY: test-long
