@@ -54,7 +54,10 @@ const DEVICES: &[&str] = &[
 /// meets a triple fault.
 const PROCESSORS: &str = "RIG_CPUS";
 
-const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable no_timer_check";
+/// The tick is periodic: a timer that is set for each time anew is lost now and then while a guest runs, and with one
+/// processor the rig then never takes it from the guest again.
+const COMMAND_LINE: &str =
+    "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable no_timer_check highres=off nohz=off";
 
 /// Starts the rig and waits until its agent greets. It ends with this process, however that ends.
 ///
