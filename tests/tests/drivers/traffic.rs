@@ -180,8 +180,8 @@ fn without_bus_mastering_a_modern_function_stands_still_and_goes_on_later() {
     assert_eq!(user.expect("done\n", SOON), lines() + "done\n");
     assert_eq!(tell().0[0], before.0[0], "the other one still stands");
     command(&guest, &rng, 7);
-    both_work(&guest, &user);
     stop_traffic(&guest);
+    both_work(&guest, &user);
     guest.power_off();
 }
 
