@@ -153,8 +153,8 @@ impl Loop {
         if let Some(after) = wants.deadline {
             self.deadline = Instant::now().checked_add(after);
         }
-        if let Some(after) = wants.late {
-            self.late = Instant::now().checked_add(after);
+        if wants.late {
+            self.late = Instant::now().checked_add(LATE);
         }
         if wants.again {
             // What is left then comes back by way of the event loop, so that others get their turn.

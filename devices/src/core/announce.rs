@@ -34,7 +34,7 @@ impl Core {
             if self.is_late(index) {
                 let is_undecided = self.rings.get(usize::from(index)).is_some_and(Ring::is_undecided);
                 if is_undecided && !std::mem::replace(&mut self.has_late_timer, true) {
-                    self.wants.late = Some(LATE);
+                    self.wants.late = true;
                 }
                 continue;
             }

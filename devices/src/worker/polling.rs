@@ -42,7 +42,7 @@ impl Polling {
     }
 
     /// Whether a burst may be polled, should there be one now.
-    pub(super) fn may_start(&mut self) -> bool {
+    pub(super) fn may_start(&self) -> bool {
         self.has_processor && self.pause == 0
     }
 

@@ -6,24 +6,12 @@ use devices::virtio::Doorbell;
 use pci::virtio::Faces;
 
 use crate::driver::function::{BUS_MASTER, INTX_DISABLE, IO, MEMORY, STATUS};
-use crate::driver::way::{MODERN, MODERN_INTX, Wire, every_way};
-use crate::driver::{Buf, Driver, Machine, Plug, Probe, Ring, Way, patiently};
-use crate::{DOORBELLS, Done, echo, probe};
+use crate::driver::way::{MODERN, MODERN_INTX, Wire, every_way, ways_by};
+use crate::driver::{Buf, Driver, Machine, Plug, Probe, Way, patiently};
+use crate::{DOORBELLS, Done, echo, probe, request};
 
 fn intx_ways(test: impl Fn(Way)) {
-    every_way(|way| {
-        if way.wire == Wire::Intx {
-            test(way);
-        }
-    });
-}
-
-/// One request is done, and its interrupt is due.
-fn request(driver: &Driver<'_>, ring: &Ring<'_>) {
-    ring.post(&[Buf::room(driver.machine.ram(4, 1), 4)]);
-    driver.kick(ring.queue);
-    ring.wait();
-    driver.settle();
+    ways_by(Wire::Intx, test);
 }
 
 #[test]

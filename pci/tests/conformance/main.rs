@@ -57,6 +57,14 @@ impl Drop for Done<'_> {
     }
 }
 
+/// One request is done, and its interrupt is due.
+fn request(driver: &Driver<'_>, ring: &Ring<'_>) {
+    ring.post(&[Buf::room(driver.machine.ram(4, 1), 4)]);
+    driver.kick(ring.queue);
+    ring.wait();
+    driver.settle();
+}
+
 /// Posts `text` with as much room for the answer and rings; the used buffer and its interrupt have to come.
 fn echo(driver: &Driver<'_>, ring: &Ring<'_>, text: &[u8]) {
     let len = u32::try_from(text.len()).unwrap();

@@ -2,23 +2,12 @@
 
 use devices::virtio::Doorbell;
 
-use crate::driver::way::{MODERN, Wire, every_way};
-use crate::driver::{Buf, Driver, Machine, NO_VECTOR, Probe, Reg, Ring, Way};
-use crate::{DOORBELLS, echo, probe};
+use crate::driver::way::{MODERN, Wire, ways_by};
+use crate::driver::{Driver, Machine, NO_VECTOR, Probe, Reg, Way};
+use crate::{DOORBELLS, echo, probe, request};
 
 fn msix_ways(test: impl Fn(Way)) {
-    every_way(|way| {
-        if way.wire == Wire::Msix {
-            test(way);
-        }
-    });
-}
-
-fn request(driver: &Driver<'_>, ring: &Ring<'_>) {
-    ring.post(&[Buf::room(driver.machine.ram(4, 1), 4)]);
-    driver.kick(ring.queue);
-    ring.wait();
-    driver.settle();
+    ways_by(Wire::Msix, test);
 }
 
 /// The vectors whose messages came.

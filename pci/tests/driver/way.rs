@@ -81,6 +81,11 @@ pub fn modern_ways(test: impl Fn(Way)) {
     each(all().filter(|w| w.is_modern()), test);
 }
 
+/// Runs `test` in every way that interrupts by `wire`.
+pub fn ways_by(wire: Wire, test: impl Fn(Way)) {
+    each(all().filter(|w| w.wire == wire), test);
+}
+
 /// Runs `test` in every way of the legacy interface.
 pub fn legacy_ways(test: impl Fn(Way)) {
     each(all().filter(|w| !w.is_modern()), test);

@@ -24,6 +24,21 @@ fn machine_of(device: Box<dyn devices::virtio::VirtioDevice>) -> Machine {
     Machine::new(plugs.into_iter().map(|(device, gsi)| Plug { device, faces, gsi }).collect(), false)
 }
 
+/// Runs `test` on a machine with this target, and another device beside it.
+fn on(target: Target, test: impl FnOnce(&Machine)) {
+    // The host's ends go after the machine.
+    let (device, _ends) = target.make();
+    test(&machine_of(device));
+}
+
+/// Runs `test` on a machine with each target.
+fn each_target(test: impl Fn(Target, &Machine)) {
+    let _alone = alone();
+    for target in TARGETS {
+        on(target, |machine| test(target, machine));
+    }
+}
+
 const WAY: Way = Way { faces: Faces::Transitional, ..MODERN };
 
 #[test]
@@ -41,36 +56,31 @@ fn every_broken_ring_breaks_its_device_alone_and_until_a_reset() {
                 continue;
             }
             println!("{target:?}: {name}");
-            let (device, ends) = target.make();
-            let machine = machine_of(device);
-            let driver = Driver::find(&machine, 1, WAY);
-            let other = Driver::find(&machine, 2, WAY);
-            let room = machine.ram(64, 1);
-            let rings = driver.start(feature::INDIRECT);
-            let queue = target.queue();
-            let buf = if target == Target::Console { Buf::out(room, 8) } else { Buf::room(room, 8) };
-            logged::take(machine.name(1));
-            commit(&machine, &rings[usize::from(queue)], buf);
-            (0..3).for_each(|_| driver.kick(queue));
-            patiently("NEEDS_RESET", || driver.needs_reset());
-            driver.expect_config();
-            assert_eq!(logged::take(machine.name(1)).len(), 1, "it is told once");
-            assert!(machine.describe(1).contains(" 1 faults"), "{}", machine.describe(1));
-            Target::Probe(Doorbell::Inline).check(&other, room);
-            target.check(&driver, room);
-            drop(machine);
-            drop(ends);
+            on(target, |machine| {
+                let driver = Driver::find(machine, 1, WAY);
+                let other = Driver::find(machine, 2, WAY);
+                let room = machine.ram(64, 1);
+                let rings = driver.start(feature::INDIRECT);
+                let queue = target.queue();
+                let buf = if target == Target::Console { Buf::out(room, 8) } else { Buf::room(room, 8) };
+                logged::take(machine.name(1));
+                commit(machine, &rings[usize::from(queue)], buf);
+                (0..3).for_each(|_| driver.kick(queue));
+                patiently("NEEDS_RESET", || driver.needs_reset());
+                driver.expect_config();
+                assert_eq!(logged::take(machine.name(1)).len(), 1, "it is told once");
+                assert!(machine.describe(1).contains(" 1 faults"), "{}", machine.describe(1));
+                Target::Probe(Doorbell::Inline).check(&other, room);
+                target.check(&driver, room);
+            });
         }
     }
 }
 
 #[test]
 fn rings_in_mmio_or_unaligned_break_their_device_alone_and_until_a_reset() {
-    let _alone = alone();
-    for target in TARGETS {
-        let (device, ends) = target.make();
-        let machine = machine_of(device);
-        let driver = Driver::find(&machine, 1, WAY);
+    each_target(|target, machine| {
+        let driver = Driver::find(machine, 1, WAY);
         let room = machine.ram(64, 1);
         let bar = driver.function.bars[2];
         let good = driver.ring(0, 4, 0);
@@ -83,7 +93,7 @@ fn rings_in_mmio_or_unaligned_break_their_device_alone_and_until_a_reset() {
                     continue;
                 }
                 driver.negotiate(0);
-                driver.enable(&Ring::at(&machine, 0, 4, places, 0));
+                driver.enable(&Ring::at(machine, 0, 4, places, 0));
                 assert!(driver.needs_reset(), "part {part} at {bad:#x}");
                 driver.kick(0);
                 driver.finish();
@@ -92,9 +102,7 @@ fn rings_in_mmio_or_unaligned_break_their_device_alone_and_until_a_reset() {
             }
         }
         target.check(&driver, room);
-        drop(machine);
-        drop(ends);
-    }
+    });
 }
 
 #[test]
@@ -173,11 +181,8 @@ fn an_msix_table_of_nonsense_hurts_nobody_else() {
 
 #[test]
 fn doorbells_before_driver_ok_and_after_a_reset_do_nothing() {
-    let _alone = alone();
-    for target in TARGETS {
-        let (device, ends) = target.make();
-        let machine = machine_of(device);
-        let driver = Driver::find(&machine, 1, WAY);
+    each_target(|target, machine| {
+        let driver = Driver::find(machine, 1, WAY);
         let room = machine.ram(64, 1);
         let queue = target.queue();
         driver.negotiate(0);
@@ -193,19 +198,14 @@ fn doorbells_before_driver_ok_and_after_a_reset_do_nothing() {
         assert_eq!(machine.bytes(room, 64), [0; 64]);
         assert!(!driver.needs_reset());
         target.check(&driver, room);
-        drop(machine);
-        drop(ends);
-    }
+    });
 }
 
 #[test]
 fn a_storm_of_resets_leaves_nothing_behind() {
-    let _alone = alone();
-    for target in TARGETS {
-        let (device, ends) = target.make();
-        let machine = machine_of(device);
+    each_target(|target, machine| {
         machine.host.forget_messages();
-        let driver = Driver::find(&machine, 1, WAY);
+        let driver = Driver::find(machine, 1, WAY);
         let room = machine.ram(4096, 1);
         let rings = driver.start(0);
         let queue = target.queue();
@@ -227,7 +227,7 @@ fn a_storm_of_resets_leaves_nothing_behind() {
                 machine.set_bytes(block.avail, &vec![0; usize::from(size) * 2 + 6]);
                 machine.set_bytes(block.used, &vec![0; usize::from(size) * 8 + 6]);
                 driver.negotiate(0);
-                let ring = Ring::at(&machine, queue, size, [block.desc, block.avail, block.used], 0);
+                let ring = Ring::at(machine, queue, size, [block.desc, block.avail, block.used], 0);
                 driver.enable(&ring);
                 driver.finish();
                 let buf = if target == Target::Console { Buf::out(room, 64) } else { Buf::room(room, 4096) };
@@ -241,21 +241,16 @@ fn a_storm_of_resets_leaves_nothing_behind() {
         });
         assert!(meter.peak() < 1 << 20, "{} bytes", meter.peak());
         target.check(&driver, room);
-        drop(machine);
-        drop(ends);
-    }
+    });
 }
 
 /// The ring changes under the device's eyes, as when another vCPU writes it: what was checked once is what is used.
 #[test]
 fn a_ring_that_is_rewritten_while_it_is_read_breaks_nothing_else() {
-    let _alone = alone();
-    for target in TARGETS {
-        let (device, ends) = target.make();
-        let machine = machine_of(device);
+    each_target(|target, machine| {
         machine.host.forget_messages();
-        let driver = Driver::find(&machine, 1, WAY);
-        let other = Driver::find(&machine, 2, WAY);
+        let driver = Driver::find(machine, 1, WAY);
+        let other = Driver::find(machine, 2, WAY);
         let room = machine.ram(64, 1);
         let queue = target.queue();
         let is_done = AtomicBool::new(false);
@@ -276,7 +271,7 @@ fn a_ring_that_is_rewritten_while_it_is_read_breaks_nothing_else() {
                 if driver.status() & 0x44 != 4 {
                     driver.negotiate(feature::INDIRECT);
                     machine.set_bytes(ring.avail, &[0; 14]);
-                    let fresh = Ring::at(&machine, queue, 4, [ring.desc, ring.avail, ring.used], 0);
+                    let fresh = Ring::at(machine, queue, 4, [ring.desc, ring.avail, ring.used], 0);
                     driver.enable(&fresh);
                     driver.finish();
                 }
@@ -289,20 +284,15 @@ fn a_ring_that_is_rewritten_while_it_is_read_breaks_nothing_else() {
         });
         Target::Probe(Doorbell::Inline).check(&other, room);
         target.check(&driver, room);
-        drop(machine);
-        drop(ends);
-    }
+    });
 }
 
 /// Whoever asks for the impossible allocates nothing of it.
 #[test]
 fn no_length_that_a_guest_names_is_allocated() {
-    let _alone = alone();
-    for target in TARGETS {
-        let (device, ends) = target.make();
-        let machine = machine_of(device);
+    each_target(|target, machine| {
         machine.host.forget_messages();
-        let driver = Driver::find(&machine, 1, WAY);
+        let driver = Driver::find(machine, 1, WAY);
         let whole = Buf { addr: 0, len: u32::try_from(LOW).unwrap(), is_writable: target != Target::Console };
         // The device writes its own rings over: that is the guest's wish, too.
         let rings = driver.start(feature::INDIRECT);
@@ -319,7 +309,5 @@ fn no_length_that_a_guest_names_is_allocated() {
         assert!(meter.largest() < 256 << 10, "{} bytes at once", meter.largest());
         assert!(meter.peak() < 1 << 20, "{} bytes", meter.peak());
         assert!(driver.function.find_part(Kind::Common).is_some());
-        drop(machine);
-        drop(ends);
-    }
+    });
 }

@@ -25,9 +25,6 @@ const KEYS: usize = 200;
 /// Bytes through a port, 32 KiB at a time.
 const BULK: u64 = 256 << 20;
 
-/// How often a guest that stands still is tried again.
-const ATTEMPTS: u32 = 3;
-
 /// What a user saw.
 #[derive(Clone, Copy)]
 struct Seen {
@@ -55,20 +52,18 @@ pub fn rows(table: &mut Table) {
     let mut seen = Vec::new();
     for (name, command) in [("mote", mote), ("QEMU q35", qemu)] {
         let command = Command::new(&user).arg("user").args(command.words());
-        for attempt in 1..=ATTEMPTS {
-            progress(&format!("console of {name}, attempt {attempt} of {ATTEMPTS}"));
-            let Ok(end) = catch_unwind(AssertUnwindSafe(|| watch(machine, &command))) else {
-                progress("  it did not come to an end");
-                continue;
-            };
-            let text = end.text();
-            let numbers: Vec<f64> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-            if let [exits, user_exits, calls, show, echo, slow_echo, bulk] = numbers[..] {
-                seen.push((name, Seen { exits, user_exits, calls, show, echo, slow_echo, bulk }));
-                break;
-            }
+        progress(&format!("console of {name}"));
+        let Ok(end) = catch_unwind(AssertUnwindSafe(|| watch(machine, &command))) else {
+            progress("  it did not come to an end");
+            continue;
+        };
+        let text = end.text();
+        let numbers: Vec<f64> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        let [exits, user_exits, calls, show, echo, slow_echo, bulk] = numbers[..] else {
             progress(&format!("  it failed: {}", end.messages()));
-        }
+            continue;
+        };
+        seen.push((name, Seen { exits, user_exits, calls, show, echo, slow_echo, bulk }));
     }
     let lines = format!("console, {LINES} lines of 79, each buffer");
     for (name, it) in &seen {
