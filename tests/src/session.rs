@@ -1,6 +1,7 @@
 //! A program that runs on a machine, as a test sees it.
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,11 @@ use crate::wire::{CHUNK, Id, Message, Size, Status, Stream, WINDOW};
 
 /// How much of the output a failed expectation shows.
 const TAIL: usize = 4096;
+
+/// Asks mote for its status. A guest that stands still is the hardest to explain later.
+const SIGUSR1: i32 = 10;
+/// How long it may take to answer.
+const ANSWER: Duration = Duration::from_secs(3);
 
 /// A running program. Dropping it kills what is left of it.
 ///
@@ -70,7 +76,7 @@ impl Session {
     pub fn send(&self, bytes: impl AsRef<[u8]>) {
         for chunk in bytes.as_ref().chunks(CHUNK) {
             let has_room = |state: &mut State| state.takes(chunk.len());
-            self.pass(self.shared.wait("room for input", crate::LATE, has_room), chunk);
+            self.pass(self.wait_until("room for input", crate::LATE, has_room), chunk);
         }
     }
 
@@ -110,7 +116,7 @@ impl Session {
     #[track_caller]
     pub fn expect(&self, text: &str, deadline: Duration) -> String {
         let mut found = None;
-        let mut state = self.shared.wait(&format!("{text:?}"), deadline, |state| {
+        let mut state = self.wait_until(&format!("{text:?}"), deadline, |state| {
             let fresh = &state.output[state.taken..];
             found = fresh.windows(text.len()).position(|window| window == text.as_bytes());
             found.is_some() || state.is_over()
@@ -141,9 +147,8 @@ impl Session {
     #[track_caller]
     pub fn expect_messages(&self, text: &str, times: usize, deadline: Duration) -> String {
         let is_there = |state: &State| String::from_utf8_lossy(&state.errors).matches(text).count() >= times;
-        let state = self
-            .shared
-            .wait(&format!("message {text:?}"), deadline, |state| is_there(state) || state.is_over());
+        let is_met = |state: &mut State| is_there(state) || state.is_over();
+        let state = self.wait_until(&format!("message {text:?}"), deadline, is_met);
         let described = state.describe(&self.shared.name);
         assert!(is_there(&state), "expected the message {text:?}, which never came\n{described}");
         String::from_utf8_lossy(&state.errors).into_owned()
@@ -161,7 +166,7 @@ impl Session {
     /// When that takes too long, or the program could not be started.
     #[track_caller]
     pub fn wait(&self, deadline: Duration) -> Output {
-        let state = self.shared.wait("the end", deadline, |state| state.is_over());
+        let state = self.wait_until("the end", deadline, |state| state.is_over());
         let Some(status) = state.status else { unreachable!("over, but without a status") };
         Output { status, output: state.output.clone(), errors: state.errors.clone() }
     }
@@ -240,6 +245,29 @@ impl Session {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    /// Waits for a condition; panics at the deadline, with what mote says of itself then, and where the program could
+    /// not be started.
+    #[track_caller]
+    fn wait_until(
+        &self,
+        what: &str,
+        deadline: Duration,
+        is_met: impl FnMut(&mut State) -> bool,
+    ) -> MutexGuard<'_, State> {
+        if let Some(state) = self.shared.wait(deadline, is_met) {
+            return state;
+        }
+        // Twice, since what has changed in between tells whether the guest does anything.
+        for _ in 0..2 {
+            if self.shared.is_mote {
+                self.signal(SIGUSR1);
+                self.shared.wait(ANSWER, |_| false);
+            }
+        }
+        let state = self.shared.lock().describe(&self.shared.name);
+        panic!("waited for {what} (at most {deadline:?})\n{state}");
+    }
+
     /// Gives the program's terminal a new size.
     pub fn resize(&self, rows: u16, columns: u16) {
         self.link.send(self.id, Message::Resize(Size { rows, columns }));
@@ -260,6 +288,8 @@ impl Drop for Session {
 /// What the link's reader and the test share of a session.
 pub(crate) struct Shared {
     name: String,
+    /// Whether the program is mote and runs a guest, and so answers `SIGUSR1`.
+    is_mote: bool,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -311,7 +341,9 @@ impl State {
 impl Shared {
     pub(crate) fn new(command: &Command) -> Self {
         let words: Vec<_> = command.0.argv.iter().map(|word| word.to_string_lossy()).collect();
+        let program = Path::new(words.first().map_or("", AsRef::as_ref)).file_name();
         Self {
+            is_mote: program == Some("mote".as_ref()) && words.iter().any(|word| word == "run"),
             name: words.join(" "),
             state: Mutex::new(State {
                 output: Vec::new(),
@@ -363,24 +395,21 @@ impl Shared {
         answer
     }
 
-    /// Waits for a condition; panics at the deadline and where the program could not be started.
-    #[track_caller]
+    /// Waits for a condition; `None` at the deadline and where the program could not be started.
     fn wait(
         &self,
-        what: &str,
         deadline: Duration,
         mut is_met: impl FnMut(&mut State) -> bool,
-    ) -> MutexGuard<'_, State> {
+    ) -> Option<MutexGuard<'_, State>> {
         let end = Instant::now() + deadline;
         let mut state = self.lock();
         loop {
             if is_met(&mut state) {
-                return state;
+                return Some(state);
             }
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() || state.failure.is_some() {
-                let state = state.describe(&self.name);
-                panic!("waited for {what} (at most {deadline:?})\n{state}");
+                return None;
             }
             state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
