@@ -110,8 +110,10 @@ alpine: $(GUESTS)/alpine/vmlinuz $(GUESTS)/alpine-login/initramfs
 guests: alpine $(GUESTS)/alpine/initramfs $(GUESTS)/debian/vmlinuz $(GUESTS)/debian/initramfs ## Fetch and build the guests
 
 .PHONY: rig
-rig: target/rig/vmlinuz target/rig/initramfs ## Fetch and build the nested rig
-	@resources/need qemu-system-x86_64=qemu-system-x86
+rig: target/rig/vmlinuz target/rig/initramfs target/rig/qemu ## Fetch and build the nested rig
+
+target/rig/qemu: resources/qemu resources/fetch resources/fetch.list
+	resources/qemu $@
 
 $(FETCHED)/%.fetched: resources/fetch.list resources/fetch
 	@if [ $* = alpine ]; then resources/need python3=python3-pip pip3=python3-pip; fi

@@ -17,8 +17,8 @@ const START: Duration = Duration::from_secs(180);
 /// How long QEMU may take to end when the link has.
 const END: Duration = Duration::from_secs(5);
 
-/// The emulator, which Debian's `qemu-system-x86` brings.
-const QEMU: &str = "qemu-system-x86_64";
+/// Where Debian's QEMU has its firmware, its own and others'.
+const FIRMWARE: &[&str] = &["-L", "/usr/share/qemu", "-L", "/usr/share/seabios"];
 
 /// With xsave on, current kernels panic in the nested guest; five-level paging only slows the emulation.
 const HARDWARE: &[&str] = &[
@@ -82,9 +82,10 @@ pub fn start() -> io::Result<Arc<Link>> {
 /// Runs QEMU. The kernel kills it together with the thread that started it, so this thread stays for as long as it runs.
 fn run(sender: &mpsc::Sender<io::Result<Arc<Link>>>, log: &Arc<Log>) {
     let (kernel, initramfs) = (paths::built("rig/vmlinuz"), paths::built("rig/initramfs"));
-    let mut command = Command::new(QEMU);
+    let qemu = paths::built("rig/qemu");
+    let mut command = Command::new(&qemu);
     command.arg("-smp").arg(env::var_os(PROCESSORS).unwrap_or_else(|| "1".into()));
-    command.args(HARDWARE).args(DEVICES).arg("-append").arg(COMMAND_LINE);
+    command.args(FIRMWARE).args(HARDWARE).args(DEVICES).arg("-append").arg(COMMAND_LINE);
     command.arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let enter = || {
@@ -99,8 +100,7 @@ fn run(sender: &mpsc::Sender<io::Result<Arc<Link>>>, log: &Arc<Log>) {
         Ok(child) => child,
         Err(error) => {
             // The other end waits for as long as this thread may take.
-            let _ = sender
-                .send(Err(io::Error::new(error.kind(), format!("{QEMU}: {error}; `make rig` installs it"))));
+            let _ = sender.send(Err(io::Error::new(error.kind(), format!("{}: {error}", qemu.display()))));
             return;
         }
     };
@@ -113,7 +113,7 @@ fn run(sender: &mpsc::Sender<io::Result<Arc<Link>>>, log: &Arc<Log>) {
         let _ = sender.send(Link::open(from, to, move || log.wait_for_end()));
     }
     let end = child.wait();
-    log.end(format!("\n{QEMU} has ended: {end:?}"));
+    log.end(format!("\nQEMU has ended: {end:?}"));
 }
 
 /// What the console of the rig said last, and how QEMU ended.
