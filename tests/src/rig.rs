@@ -20,12 +20,13 @@ const END: Duration = Duration::from_secs(5);
 /// Where Debian's QEMU has its firmware, its own and others'.
 const FIRMWARE: &[&str] = &["-L", "/usr/share/qemu", "-L", "/usr/share/seabios"];
 
-/// With xsave on, current kernels panic in the nested guest; five-level paging only slows the emulation.
+/// With xsave on, current kernels panic in the nested guest; five-level paging only slows the emulation; and where a
+/// processor claims to move bytes fast, kernels copy and clear memory byte by byte, which is what the emulation does.
 const HARDWARE: &[&str] = &[
     "-accel",
     "tcg,thread=multi",
     "-cpu",
-    "max,la57=off,xsave=off",
+    "max,la57=off,xsave=off,erms=off,fsrm=off",
     "-m",
     "8G",
     "-nodefaults",
