@@ -75,6 +75,8 @@ docs/configuration.md and mote-qvmconf(5) explain all of it.";
 
 /// What to do.
 #[derive(Debug, Subcommand)]
+// The options of a command are made when it is the one that is wanted.
+#[command(defer = true)]
 pub enum Command {
     /// Run a guest until it powers off or resets.
     #[command(after_help = LANGUAGE, args_override_self = true)]
