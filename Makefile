@@ -6,7 +6,10 @@ export CARGO_TARGET_DIR
 
 # There is no musl target in the toolchain; glibc links statically where the target is named.
 TRIPLE := x86_64-unknown-linux-gnu
-STATIC := RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --release --target $(TRIPLE)
+# Addresses to relocate are packed where the C library unpacks them, which glibc does since 2.36: a start reads 88 KiB less.
+PACKED := $(shell printf 'glibc 2.36\n%s\n' "$$(getconf GNU_LIBC_VERSION)" | sort -VC && \
+	echo -C link-arg=-Wl,-z,pack-relative-relocs)
+STATIC := RUSTFLAGS="-C target-feature=+crt-static $(PACKED)" $(CARGO) build --release --target $(TRIPLE)
 BUILT := $(CARGO_TARGET_DIR)/$(TRIPLE)/release
 
 FETCHED := target/fetched
