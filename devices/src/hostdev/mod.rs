@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use log::{debug, warn};
+use rustix::io::ioctl_fionread;
 use rustix::termios::{Winsize, tcgetwinsize};
 
 pub(crate) use self::input::Input;
@@ -225,7 +226,7 @@ impl HostDevice {
     }
 
     fn handle_input(&mut self) -> Option<Event> {
-        if self.is_half_closed {
+        if self.is_half_closed || self.is_abandoned() {
             self.disconnect();
             return Some(Event::Link);
         }
@@ -269,13 +270,28 @@ impl HostDevice {
         if input.is_background() {
             return self.start_timer(RETRY);
         }
-        if !has_room && !input.is_eager() {
-            return;
-        }
+        let token = self.token(INPUT);
+        let armed = match has_room || input.is_eager() {
+            true => self.poller.arm(input, Interest::Read, token),
+            // The next client need not wait for the guest. One that has gone already has left input.
+            false if self.is_socket() && !socket::is_hung_up(input) => self.poller.arm_hang_up(input, token),
+            false => Ok(()),
+        };
         // Files refuse, and are always ready.
-        if let Err(error) = self.poller.arm(input, Interest::Read, self.token(INPUT)) {
+        if let Err(error) = armed {
             debug!("{}: cannot wait for input: {error}", self.setup.vdev);
         }
+    }
+
+    fn is_socket(&self) -> bool {
+        matches!(self.link, Link::Listen(_) | Link::Connect(_))
+    }
+
+    /// Whether a socket's other end is gone and has left nothing for the guest.
+    fn is_abandoned(&self) -> bool {
+        let is_done =
+            |input: &Input| socket::is_hung_up(input) && ioctl_fionread(input).is_ok_and(|left| left == 0);
+        self.is_socket() && self.input.as_ref().is_some_and(is_done)
     }
 
     /// There is no more input from who is there now.

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 
 use crate::console_hosts::{Scratch, console};
 use crate::driver::way::{MODERN, every_way, legacy_ways};
@@ -258,6 +258,67 @@ fn con_18_what_opens_and_closes_is_seen_on_both_sides() {
         ports.driver.kick(4);
         drop(client);
         assert_eq!(ports.hear(), (1, PORT_OPEN, 0, vec![]));
+    });
+}
+
+#[test]
+fn con_18_clients_come_and_go_while_the_guest_has_the_port_closed() {
+    every_way(|way| {
+        let scratch = Scratch::new();
+        let socket = scratch.path("socket");
+        let machine = console(&format!("hostdev=>/dev/null,port=p,hostdev=unix:{socket}"), way);
+        let ports = Ports::start(&machine, way);
+        ports.introduce(2);
+        ports.say(1, PORT_READY, 1);
+        assert_eq!(ports.hear(), (1, PORT_NAME, 1, b"p".to_vec()));
+        for _ in 0..2 {
+            let client = UnixStream::connect(&socket).unwrap();
+            assert_eq!(ports.hear(), (1, PORT_OPEN, 1, vec![]));
+            drop(client);
+            assert_eq!(ports.hear(), (1, PORT_OPEN, 0, vec![]));
+        }
+        // What one has left is the guest's, however late it opens the port; the next one waits.
+        let mut client = UnixStream::connect(&socket).unwrap();
+        assert_eq!(ports.hear(), (1, PORT_OPEN, 1, vec![]));
+        client.write_all(b"left").unwrap();
+        drop(client);
+        let mut next = UnixStream::connect(&socket).unwrap();
+        next.write_all(b"next").unwrap();
+        let room = ports.expect_silence();
+        let buffers = [machine.ram(16, 1), machine.ram(16, 1)];
+        for at in buffers {
+            ports.rings[4].post(&[Buf::room(at, 16)]);
+        }
+        ports.say(1, PORT_OPEN, 1);
+        assert_eq!(ports.rings[4].wait().1, 4);
+        assert_eq!(machine.bytes(buffers[0], 4), b"left");
+        assert_eq!(ports.rings[4].wait().1, 4);
+        assert_eq!(machine.bytes(buffers[1], 4), b"next");
+        drop(next);
+        // One went and one came at once, or the driver was told of both: the last news counts.
+        let mut heard = ports.heard(room);
+        while heard != (1, PORT_OPEN, 0, vec![]) {
+            heard = ports.hear();
+        }
+    });
+}
+
+#[test]
+fn con_18_a_port_that_the_guest_has_closed_is_connected_again() {
+    every_way(|way| {
+        let scratch = Scratch::new();
+        let socket = scratch.path("socket");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let machine = console(&format!("hostdev=>/dev/null,port=p,hostdev=unix-connect:{socket}"), way);
+        let ports = Ports::start(&machine, way);
+        ports.introduce(2);
+        ports.say(1, PORT_READY, 1);
+        assert_eq!(ports.hear(), (1, PORT_NAME, 1, b"p".to_vec()));
+        assert_eq!(ports.hear(), (1, PORT_OPEN, 1, vec![]));
+        drop(listener.accept().unwrap());
+        assert_eq!(ports.hear(), (1, PORT_OPEN, 0, vec![]));
+        let _again = listener.accept().unwrap();
+        assert_eq!(ports.hear(), (1, PORT_OPEN, 1, vec![]));
     });
 }
 
