@@ -112,6 +112,9 @@ fn build(options: &Options, context: &Context<'_>) -> Result<Built, Error> {
     let poller = Arc::new(Poller::new().map_err(worker)?);
     let host = HostDevice::open(host(options, context, vdev)?, Arc::clone(&poller), 0);
     let host = host.map_err(|(what, source)| Error::Open { vdev, path: what.into(), source })?;
+    if let Some(pty) = host.pty() {
+        context.machine.add_pty(vdev, None, pty);
+    }
     let output = Output { host, pending: VecDeque::new(), dropped: 0 };
     let control = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC);
     let control = control.map_err(|e| worker(e.into()))?;

@@ -1,6 +1,7 @@
 //! The machine's view of a device: what every vdev answers, whatever bus it sits on.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 /// The part of a device that an access falls into.
@@ -88,10 +89,13 @@ impl fmt::Display for Reason {
     }
 }
 
-/// The machine, as a device's own thread needs it. A vCPU's access returns an [`Effect`] instead.
+/// The machine, as a device needs it: by its own thread, where a vCPU's access returns an [`Effect`], and while it is made.
 pub trait Machine: Send + Sync {
     /// Ends the run. The first reason counts.
     fn end(&self, reason: Reason);
+
+    /// `vdev` has made a pseudo-terminal, whose name nobody could know before, for its port of this name or of none.
+    fn add_pty(&self, _vdev: &str, _port: Option<&str>, _path: &Path) {}
 }
 
 /// A button of the machine's front panel.

@@ -227,6 +227,29 @@ fn the_state_directory_has_the_facts_of_a_run() {
 }
 
 #[test]
+fn the_state_names_the_pseudo_terminals() {
+    let directory = "/tmp/small-ptys";
+    let console = "virtio-console,name=con,hostdev=>/dev/null,console=log,port=data,hostdev=pty";
+    let vdevs = ["--vdev", "ser8250,hostdev=pty", "--vdev", console];
+    let end = run("ptys", small_power_off, &[&["--state-dir", directory][..], &vdevs].concat());
+    assert_eq!(end.status, Status::Code(0), "{}", end.messages());
+    let state = String::from_utf8(Machine::local().get(format!("{directory}/state.json"))).unwrap();
+    let state: String = state.split_whitespace().collect();
+    let (_, ptys) = state.split_once(r#""ptys":["#).unwrap_or_else(|| panic!("no ptys in {state}"));
+    let (ptys, _) = ptys.split_once(']').unwrap();
+    // mote has printed the same names, in the same order.
+    let messages = end.messages();
+    let printed = messages.lines().filter_map(|line| line.find("/dev/pts/").map(|at| &line[at..]));
+    let whose = [("ser8250", "null"), ("con", r#""log""#), ("con", r#""data""#)];
+    let expected: Vec<String> = whose
+        .into_iter()
+        .zip(printed)
+        .map(|((vdev, port), path)| format!(r#"{{"vdev":"{vdev}","port":{port},"path":"{path}"}}"#))
+        .collect();
+    assert_eq!((expected.len(), ptys), (3, expected.join(",").as_str()), "{messages}");
+}
+
+#[test]
 fn the_log_and_the_state_tell_where_the_kernel_is() {
     const DIRECTORY: &str = "/tmp/small-place";
     let word = &raw const small_word as usize - &raw const small_begin as usize;

@@ -6,6 +6,7 @@ use boot::Kernel;
 
 use crate::board::Placed;
 use crate::config::{Config, DumpTo, LoadKind, Policy};
+use crate::ending::Pty;
 use crate::log::Rule;
 use crate::qvmconf::length;
 use crate::state::Json;
@@ -88,7 +89,12 @@ fn command_line(config: &Config) -> String {
 }
 
 /// What was understood, for programs. Addresses are texts, as JSON's numbers are not exact.
-pub(crate) fn facts(config: &Config, kernel: &Kernel, placed: &[Placed]) -> Vec<(&'static str, Json)> {
+pub(crate) fn facts(
+    config: &Config,
+    kernel: &Kernel,
+    placed: &[Placed],
+    ptys: &[Pty],
+) -> Vec<(&'static str, Json)> {
     let offset = |[physical, offset]: [u64; 2]| {
         Json::Object(vec![
             ("physical", format!("{physical:#x}").into()),
@@ -101,6 +107,13 @@ pub(crate) fn facts(config: &Config, kernel: &Kernel, placed: &[Placed]) -> Vec<
             ("type", placed.kind.clone().into()),
             ("loc", placed.places.iter().map(|place| place.to_string().into()).collect()),
             ("intr", placed.interrupt.map(|gsi| format!("ioapic:{gsi}")).into()),
+        ])
+    };
+    let pty = |pty: &Pty| {
+        Json::Object(vec![
+            ("vdev", pty.vdev.clone().into()),
+            ("port", pty.port.clone().into()),
+            ("path", pty.path.display().to_string().into()),
         ])
     };
     let area = |area: &crate::areas::Area| {
@@ -121,5 +134,6 @@ pub(crate) fn facts(config: &Config, kernel: &Kernel, placed: &[Placed]) -> Vec<
         ("cpus", (config.cpus.len() as u64).into()),
         ("memory", config.memory.areas().iter().map(area).collect()),
         ("vdevs", placed.iter().map(vdev).collect()),
+        ("ptys", ptys.iter().map(pty).collect()),
     ]
 }

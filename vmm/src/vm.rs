@@ -194,7 +194,7 @@ impl<'a> Checked<'a> {
         let Assembled { bus, vdevs, placed, .. } = assembled;
         let running = Running::start(vdevs)?;
         let state = config.state_dir.as_ref().map(|directory| {
-            StateFile::create(directory, summary::facts(config, &loaded.kernel, &placed))
+            StateFile::create(directory, summary::facts(config, &loaded.kernel, &placed, &ending.ptys()))
                 .map_err(Error::host("write the run's state"))
         });
         let mut state = state.transpose()?;

@@ -97,6 +97,10 @@ fn build(options: &Options, context: &Context<'_>) -> Result<Built, Error> {
         }
         let host = HostDevice::open(host, Arc::clone(&poller), u64::from(index).saturating_mul(TOKENS));
         let host = host.map_err(|(what, source)| Error::Open { vdev, path: what.into(), source })?;
+        if let Some(pty) = host.pty() {
+            let name = Some(port.name.as_str()).filter(|name| !name.is_empty());
+            context.machine.add_pty(vdev, name, pty);
+        }
         Ok(Port::new(index, port.kind, port.name, host))
     });
     let ports = ports.collect::<Result<Vec<_>, Error>>()?;

@@ -16,7 +16,7 @@ mod spec;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -178,6 +178,14 @@ impl HostDevice {
 
     fn token(&self, kind: u64) -> u64 {
         self.token.saturating_add(kind)
+    }
+
+    /// The path of its pseudo-terminal, if it is one.
+    pub(crate) fn pty(&self) -> Option<&Path> {
+        match &self.link {
+            Link::Pty(pty) => Some(pty.name()),
+            _ => None,
+        }
     }
 
     /// Whether somebody is at the other end.

@@ -21,6 +21,7 @@ pub(crate) struct Pty {
     master: OwnedFd,
     /// Tells of each open and close of the slave, which the master by itself does not.
     opens: OwnedFd,
+    name: PathBuf,
     link: Option<PathBuf>,
 }
 
@@ -41,7 +42,7 @@ impl Pty {
             replace_link(link, &name)?;
         }
         info!("{vdev}: {}", name.display());
-        let this = Self { master, opens, link: link.map(Path::to_owned) };
+        let this = Self { master, opens, name, link: link.map(Path::to_owned) };
         this.make_raw()?;
         Ok(this)
     }
@@ -51,6 +52,11 @@ impl Pty {
         let mut modes = tcgetattr(&self.master)?;
         modes.make_raw();
         Ok(tcsetattr(&self.master, OptionalActions::Now, &modes)?)
+    }
+
+    /// The slave's path.
+    pub(crate) fn name(&self) -> &Path {
+        &self.name
     }
 
     /// The descriptor that tells of opens and closes.
