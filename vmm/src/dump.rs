@@ -203,6 +203,11 @@ mod tests {
         let segment = |number: usize| 64 + number * 56;
         let load = segment(2);
         assert_eq!((bytes[load], word(load + 24), word(load + 32)), (1, 0x10_0000, 0x2000));
+        assert_eq!(
+            word(load + 48),
+            0,
+            "an alignment, by which crash would take it for a dump of another kind"
+        );
         let offset = usize::try_from(word(load + 8)).unwrap();
         assert_eq!(&bytes[offset + 0x1ffc..], b"high");
         let low = usize::try_from(word(segment(1) + 8)).unwrap();

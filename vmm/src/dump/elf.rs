@@ -71,17 +71,11 @@ pub(super) fn head(ranges: &[(u64, u64)], vcpus: &[Registers]) -> Vec<u8> {
     out.0
 }
 
-/// A program header. Virtual and physical address are the same: it is physical memory.
+/// A program header. Virtual and physical address are the same: it is physical memory. There is no word of alignment, as
+/// in a dump of QEMU's: `crash` takes a file whose memory has one for a dump of netdump's, and fails.
 fn segment(out: &mut Bytes, kind: u32, offset: u64, address: u64, length: u64) {
-    let (flags, alignment) = if kind == LOAD { (ALL, ALIGNMENT as u64) } else { (0, 4) };
-    out.word(kind)
-        .word(flags)
-        .long(offset)
-        .long(address)
-        .long(address)
-        .long(length)
-        .long(length)
-        .long(alignment);
+    let flags = if kind == LOAD { ALL } else { 0 };
+    out.word(kind).word(flags).long(offset).long(address).long(address).long(length).long(length).long(0);
 }
 
 /// The notes of all processors.
