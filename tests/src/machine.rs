@@ -129,7 +129,7 @@ impl Machine {
         there
     }
 
-    /// Makes a dynamically linked program of this machine, and these further files, available there by the same paths.
+    /// Makes a program of this machine, its libraries and these further files available there by the same paths.
     ///
     /// # Panics
     /// When the program is not on the search path, or a file cannot be read here or written there.
@@ -138,7 +138,7 @@ impl Machine {
         if self.is_this() {
             return;
         }
-        let line = r#"set -e; path=$(command -v "$0"); echo "$path"; ldd "$path" | grep -o '/[^ ]*'"#;
+        let line = r#"path=$(command -v "$0") && echo "$path" && { ldd "$path" | grep -o '/[^ ]*' || :; }"#;
         let found = Self::this().run(&Command::shell(line).arg(program));
         assert!(found.status == Status::Code(0), "{program} is not installed: {}", found.messages());
         for path in found.text().lines().chain(files.iter().copied()) {
