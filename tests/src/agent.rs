@@ -144,7 +144,10 @@ fn command(program: &Program) -> io::Result<Command> {
 }
 
 /// Opens a pseudo-terminal, gives its slave to the command and returns its master.
-fn open_terminal(size: Size, command: &mut Command) -> io::Result<OwnedFd> {
+///
+/// # Errors
+/// Where there is none left.
+pub fn open_terminal(size: Size, command: &mut Command) -> io::Result<OwnedFd> {
     let master = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
     rustix::pty::grantpt(&master)?;
     rustix::pty::unlockpt(&master)?;

@@ -1,19 +1,21 @@
 //! The console as its user meets it: what a burst of output costs, how long an echo takes, how fast a port is.
 //!
-//! The user is a program (`bench user VMM...`) on the machine where the VMM runs, so that nothing but pipes lies between.
+//! The user is a program (`bench user VMM...`) on the machine where the VMM runs, so that nothing but a terminal lies
+//! between. Cloud Hypervisor and kvmtool take input from nothing else.
 
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::process::{self, Child};
 use std::time::{Duration, Instant};
 use std::{env, fs};
 
-use tests::{Command, Machine, Output, SOON};
+use tests::{Command, Machine, Output, SOON, Size, agent};
 
 use crate::boots;
 use crate::table::Table;
-use crate::vmms::{self, Guest};
-use crate::{median, progress};
+use crate::vmms::{self, Guest, Vmm};
+use crate::{is_wanted, median, progress};
 
 /// Lines of 79 characters, each of which is two buffers: the line, and its end.
 const LINES: u64 = 840;
@@ -37,7 +39,7 @@ struct Seen {
     /// In microseconds: the median, and the 95th of 100.
     echo: f64,
     slow_echo: f64,
-    /// Megabytes a second.
+    /// Megabytes a second, where there is a port.
     bulk: f64,
 }
 
@@ -50,7 +52,13 @@ pub fn rows(table: &mut Table) {
     let qemu = vmms::qemu_with_port(machine, &guest);
     let user = machine.file(env::current_exe().unwrap_or_else(|error| panic!("this program: {error}")));
     let mut seen = Vec::new();
-    for (name, command) in [("mote", mote), ("QEMU q35", qemu)] {
+    let mut subjects = vec![("mote", mote), ("QEMU q35", qemu)];
+    // QEMU is here already; Firecracker and alioth have a serial port alone.
+    let is_fit = |vmm: &Vmm| !["QEMU", "Firecracker", "alioth"].iter().any(|name| vmm.name.starts_with(name));
+    let peers = vmms::others(machine).into_iter().filter(is_fit);
+    subjects.extend(peers.map(|vmm| (vmm.name, vmm.command(machine, &guest))));
+    subjects.retain(|(name, _)| is_wanted(name));
+    for (name, command) in subjects {
         let command = Command::new(&user).arg("user").args(command.words());
         progress(&format!("console of {name}"));
         let Ok(end) = catch_unwind(AssertUnwindSafe(|| watch(machine, &command))) else {
@@ -76,6 +84,17 @@ pub fn rows(table: &mut Table) {
     }
     for (name, it) in &seen {
         table.row("the same lines, ms", name, format!("{:.0}", it.show));
+        if *name != "mote" {
+            continue;
+        }
+        let bars =
+            [(vmms::CLOUD_HYPERVISOR, 0.5, "half of Cloud Hypervisor's"), (vmms::KVMTOOL, 1.0, "kvmtool's")];
+        for (peer, part, what) in bars {
+            if let Some((_, peer)) = seen.iter().find(|(name, _)| *name == peer) {
+                let bar = part * peer.show;
+                table.bar(format!("at most {what}, {bar:.0}"), it.show <= bar);
+            }
+        }
     }
     for (name, it) in &seen {
         table.row(
@@ -84,7 +103,7 @@ pub fn rows(table: &mut Table) {
             format!("{:.0}, {:.0}", it.echo, it.slow_echo),
         );
     }
-    for (name, it) in &seen {
+    for (name, it) in seen.iter().filter(|(_, it)| it.bulk.is_finite()) {
         table.row("port, 32 KiB a buffer, MB/s", name, format!("{:.0}", it.bulk));
     }
 }
@@ -97,16 +116,7 @@ fn watch(machine: &Machine, user: &Command) -> Output {
 
 /// Uses the console of the VMM that `words` start, and prints what it saw.
 pub fn user(words: &[String]) {
-    let [program, arguments @ ..] = words else { panic!("bench user VMM [ARGUMENT]...") };
-    let mut vmm = std::process::Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap_or_else(|error| panic!("{program}: {error}"));
-    let keyboard = vmm.stdin.take().expect("a pipe");
-    let screen = vmm.stdout.take().expect("a pipe");
-    let mut user = User { keyboard, screen, vmm, seen: Vec::new() };
+    let mut user = User::start(words).unwrap_or_else(|error| panic!("{words:?}: {error}"));
     user.wait("mote-guest# ");
     user.run(&format!("yes $(printf %079d 0) | head -n {LINES} >/tmp/text; sleep 1"));
     let shows: Vec<_> = (0..SHOWS).map(|_| user.show()).collect();
@@ -116,23 +126,20 @@ pub fn user(words: &[String]) {
         [middle(|it| it[0]), middle(|it| it[1]), middle(|it| it[2]), middle(|it| it[3])];
     let mut echoes = user.echoes();
     echoes.sort_by(f64::total_cmp);
-    let bulk = user.bulk();
+    // Those without ports have no such word among theirs.
+    let has_port = words.iter().any(|argument| argument.contains("bulk"));
+    let bulk = if has_port { user.bulk() } else { f64::NAN };
     println!("{exits} {user_exits} {calls} {show} {} {} {bulk}", echoes[KEYS / 2], echoes[KEYS * 19 / 20]);
-    user.keyboard
-        .write_all(b"poweroff -f\n")
-        .and_then(|()| user.vmm.wait())
-        .unwrap_or_else(|e| panic!("the VMM: {e}"));
 }
 
 struct User {
-    keyboard: ChildStdin,
-    screen: ChildStdout,
+    terminal: File,
     vmm: Child,
     seen: Vec<u8>,
 }
 
 impl Drop for User {
-    /// A VMM whose user is gone would go on.
+    /// A VMM whose user is gone would go on, some even when their guest powers off.
     fn drop(&mut self) {
         let _ = self.vmm.kill();
         let _ = self.vmm.wait();
@@ -140,6 +147,15 @@ impl Drop for User {
 }
 
 impl User {
+    /// Starts a VMM in a session of its own, whose terminal the user has.
+    fn start(words: &[String]) -> io::Result<Self> {
+        let mut command = process::Command::new("setsid");
+        command.arg("-c").args(words);
+        let terminal = agent::open_terminal(Size { rows: 24, columns: 80 }, &mut command)?;
+        let vmm = command.spawn()?;
+        Ok(Self { terminal: terminal.into(), vmm, seen: Vec::new() })
+    }
+
     /// Waits until the guest has printed `text`, and forgets what came before.
     fn wait(&mut self, text: &str) {
         let mut bytes = vec![0; 1 << 16];
@@ -151,7 +167,7 @@ impl User {
             }
             // What is found nowhere is not looked through again.
             self.seen.drain(..self.seen.len().saturating_sub(text.len()));
-            match self.screen.read(&mut bytes) {
+            match self.terminal.read(&mut bytes) {
                 Ok(count @ 1..) => self.seen.extend_from_slice(&bytes[..count]),
                 other => panic!("waited for {text:?}: {other:?}"),
             }
@@ -159,13 +175,13 @@ impl User {
     }
 
     fn send(&mut self, text: &str) {
-        self.keyboard.write_all(text.as_bytes()).unwrap_or_else(|error| panic!("the console: {error}"));
+        self.terminal.write_all(text.as_bytes()).unwrap_or_else(|error| panic!("the console: {error}"));
     }
 
     /// Runs a command in the guest. The quotes keep the echo of what is typed from looking like the answer.
     fn run(&mut self, line: &str) {
         self.send(&format!("{line}; echo mote-do''ne\n"));
-        self.wait("mote-done\r\n");
+        self.wait("mote-done");
         self.wait("mote-guest# ");
     }
 
@@ -196,7 +212,7 @@ impl User {
     fn echoes(&mut self) -> Vec<f64> {
         // The shell's line editor does not echo as the terminal does: it has to be gone.
         self.send("echo rea''dy; cat >/dev/null\n");
-        self.wait("ready\r\n");
+        self.wait("ready");
         let echo = |user: &mut Self| {
             // A person's keys are apart.
             std::thread::sleep(Duration::from_millis(5));

@@ -4,8 +4,8 @@
 /// What it prints.
 pub const BYTE: u8 = b'!';
 
-/// Where it is loaded.
-const BASE: u32 = 0x10_0000;
+/// Where it is loaded: crosvm takes nothing lower.
+const BASE: u32 = 0x20_0000;
 /// Where code and note are in the file and, from [`BASE`] on, in memory.
 const CODE: u32 = 0x1000;
 const NOTE: u32 = 0x2000;

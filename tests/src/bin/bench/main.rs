@@ -2,7 +2,7 @@
 //! was met. docs/performance.md has the method. `PEERS=DIRECTORY` adds the VMMs whose binaries are there.
 //!
 //! A measurement is a function that adds rows to the [`Table`]. `bench native`, `bench linux` and `bench console` make a part
-//! of them.
+//! of them; further words leave only those subjects of the latter two that have one of them in their name.
 
 mod boots;
 mod console;
@@ -36,6 +36,12 @@ fn main() {
         console::rows(&mut table);
     }
     print!("{table}");
+}
+
+/// Whether a subject is wanted.
+fn is_wanted(name: &str) -> bool {
+    let mut words = std::env::args().skip(2).peekable();
+    words.peek().is_none() || words.any(|word| name.contains(&word))
 }
 
 /// Says what is being done, while it is.

@@ -163,14 +163,14 @@ pub fn private_memory(table: &mut Table) {
     table.bar("at most 64", more <= 64);
 }
 
-/// KiB of private pages in a process's map, without mappings that have the flag `dd`.
+/// KiB in the maps of processes, without mappings that have the flag `dd`. A page that several share counts as one.
 pub fn private(smaps: &str) -> u64 {
     let (mut sum, mut mapping) = (0, 0);
     for line in smaps.lines() {
         let mut words = line.split_whitespace();
         match words.next() {
-            Some("Private_Clean:" | "Private_Dirty:") => {
-                mapping += words.next().and_then(|count| count.parse::<u64>().ok()).unwrap_or(0);
+            Some("Pss:") => {
+                mapping = words.next().and_then(|count| count.parse::<u64>().ok()).unwrap_or(0);
             }
             // The last line of a mapping.
             Some("VmFlags:") => {

@@ -10,20 +10,20 @@ struct Row {
     what: String,
     subject: String,
     value: String,
-    bar: Option<(String, bool)>,
+    bars: Vec<(String, bool)>,
 }
 
 impl Table {
     /// Adds what was measured on somebody.
     pub fn row(&mut self, what: &str, subject: &str, value: impl fmt::Display) {
         let (what, subject, value) = (what.to_owned(), subject.to_owned(), value.to_string());
-        self.0.push(Row { what, subject, value, bar: None });
+        self.0.push(Row { what, subject, value, bars: Vec::new() });
     }
 
-    /// The last row has a bar.
+    /// The last row has a bar, which may not be its only one.
     pub fn bar(&mut self, bar: impl fmt::Display, is_met: bool) {
         if let Some(row) = self.0.last_mut() {
-            row.bar = Some((bar.to_string(), is_met));
+            row.bars.push((bar.to_string(), is_met));
         }
     }
 }
@@ -34,17 +34,17 @@ impl fmt::Display for Table {
         let (whats, subjects) = (width(|row| &row.what), width(|row| &row.subject));
         let values = width(|row| &row.value);
         let mut last = "";
-        for Row { what, subject, value, bar } in &self.0 {
+        for Row { what, subject, value, bars } in &self.0 {
             if last != what {
                 writeln!(f)?;
             }
             let title = if last == what { "" } else { what };
             last = what;
             write!(f, "{title:<whats$}  {subject:<subjects$}  {value:>values$}")?;
-            match bar {
-                Some((bar, is_met)) => writeln!(f, "   {}: {bar}", if *is_met { "met" } else { "MISSED" })?,
-                None => writeln!(f)?,
+            for (bar, is_met) in bars {
+                write!(f, "   {}: {bar}", if *is_met { "met" } else { "MISSED" })?;
             }
+            writeln!(f)?;
         }
         Ok(())
     }
