@@ -97,6 +97,8 @@ pub fn first_byte(table: &mut Table) {
         ),
         ("QEMU microvm".to_owned(), words(&vmms::qemu_serial(&guest))),
     ];
+    // What is not on disk yet starts with fewer page faults (docs/performance.md): the C program, without this.
+    rustix::fs::sync();
     // QEMU is here already, kvmtool starts no ELF file, and alioth needs a terminal.
     let is_fit = |vmm: &Vmm| !["QEMU", "kvmtool", "alioth"].iter().any(|name| vmm.name.starts_with(name));
     let peers = vmms::others(this).into_iter().filter(is_fit);
