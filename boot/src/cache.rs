@@ -12,7 +12,9 @@ mod tests;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread::{self, Builder, ScopedJoinHandle};
 use std::time::{Duration, SystemTime};
 
 use rustix::process::geteuid;
@@ -20,7 +22,7 @@ use vm_memory::GuestMemoryMmap;
 
 pub(crate) use format::Cached;
 
-use crate::input::{Input, file_error};
+use crate::input::{Input, Part, file_error};
 use crate::kernel::Flat;
 use crate::payload::Payload;
 use crate::{Error, Result};
@@ -154,24 +156,53 @@ fn is_trusted(metadata: &Metadata) -> bool {
     (owner == geteuid().as_raw() || owner == 0) && metadata.mode() & WRITABLE_BY_OTHERS == 0
 }
 
-/// What names an entry: the BLAKE3 digest of a packed payload. Nobody can make another payload with the same
-/// one, so the kernel that somebody wants me to try cannot take the place of the one that I trust.
+/// What names an entry: the BLAKE3 digest of the digests of a packed payload's parts. Nobody can make another payload
+/// with the same one, so the kernel that somebody wants me to try cannot take the place of the one that I trust.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Key(blake3::Hash);
 
 impl Key {
+    /// Each is read and digested by a thread of its own: by one alone that takes as long as to read the entry.
+    const PARTS: u64 = 4;
+
     pub(crate) fn of(input: &Input, payload: &Payload) -> Result<Self> {
-        const PIECE: usize = 128 << 10;
-        let mut part = input.part(payload.offset, payload.length);
-        let mut hasher = blake3::Hasher::new();
-        let mut piece = vec![0; PIECE];
-        loop {
-            match part.read(&mut piece) {
-                Ok(0) => return Ok(Self(hasher.finalize())),
-                Ok(size) => hasher.update(piece.get(..size).unwrap_or_default()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(source) => return Err(file_error("read", &input.path(), source)),
+        let size = payload.length.div_ceil(Self::PARTS);
+        let part = |index: u64| {
+            let start = index.saturating_mul(size).min(payload.length);
+            let length = payload.length.saturating_sub(start).min(size);
+            input.part(payload.offset.saturating_add(start), length)
+        };
+        let digests: io::Result<Vec<_>> = thread::scope(|scope| {
+            let start = |index| {
+                let run = move || digest(part(index));
+                Builder::new().name("digest".into()).spawn_scoped(scope, run).map_err(|_| index)
             };
+            let started: Vec<_> = (0..Self::PARTS).map(start).collect();
+            let end = |started: Result<ScopedJoinHandle<'_, _>, u64>| match started {
+                Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
+                // The host had none to spare.
+                Err(index) => digest(part(index)),
+            };
+            started.into_iter().map(end).collect()
+        });
+        let mut all = blake3::Hasher::new();
+        for digest in digests.map_err(|source| file_error("read", &input.path(), source))? {
+            all.update(digest.as_bytes());
         }
+        Ok(Self(all.finalize()))
+    }
+}
+
+fn digest(mut part: Part<'_>) -> io::Result<blake3::Hash> {
+    const PIECE: usize = 128 << 10;
+    let mut hasher = blake3::Hasher::new();
+    let mut piece = vec![0; PIECE];
+    loop {
+        match part.read(&mut piece) {
+            Ok(0) => return Ok(hasher.finalize()),
+            Ok(size) => hasher.update(piece.get(..size).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
     }
 }
