@@ -22,7 +22,7 @@ use vm_memory::GuestMemoryMmap;
 
 pub(crate) use format::Cached;
 
-use crate::input::{Input, Part, file_error};
+use crate::input::{Input, Part, STACK, file_error};
 use crate::kernel::Flat;
 use crate::payload::Payload;
 use crate::{Error, Result};
@@ -175,7 +175,11 @@ impl Key {
         let digests: io::Result<Vec<_>> = thread::scope(|scope| {
             let start = |index| {
                 let run = move || digest(part(index));
-                Builder::new().name("digest".into()).spawn_scoped(scope, run).map_err(|_| index)
+                Builder::new()
+                    .name("digest".into())
+                    .stack_size(STACK)
+                    .spawn_scoped(scope, run)
+                    .map_err(|_| index)
             };
             let started: Vec<_> = (0..Self::PARTS).map(start).collect();
             let end = |started: Result<ScopedJoinHandle<'_, _>, u64>| match started {

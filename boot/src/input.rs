@@ -12,6 +12,9 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
 use crate::{Error, Result};
 
+/// Bytes of stack for a thread that reads. The usual 2 MiB may become one large page, which the C library keeps.
+pub(crate) const STACK: usize = 128 << 10;
+
 /// A regular file of known length.
 #[derive(Debug)]
 pub(crate) struct Input {
@@ -97,7 +100,10 @@ impl Input {
             self.load_by(file, offset, length.saturating_sub(lower), memory, middle)
         };
         thread::scope(|scope| {
-            let started = Builder::new().name("reader".into()).spawn_scoped(scope, || load_upper(&other));
+            let started = Builder::new()
+                .name("reader".into())
+                .stack_size(STACK)
+                .spawn_scoped(scope, || load_upper(&other));
             self.load_by(&self.file, offset, lower, memory, address)?;
             match started {
                 Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
