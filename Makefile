@@ -86,7 +86,7 @@ fuzz: ## Let fuzzed guests loose on the devices, for FUZZ=15 seconds a target
 	fuzz/run $(FUZZ)
 
 .PHONY: bench
-bench: build guests rig ## Measure mote beside QEMU and, with PEERS=DIRECTORY, other VMMs: five minutes
+bench: build guests rig ## Measure mote beside QEMU and, with PEERS=DIRECTORY, other VMMs
 	@resources/need qemu-system-x86_64=qemu-system-x86 strace=strace cc=gcc
 	RIG_CPUS=2 target/tools/bench
 

@@ -51,7 +51,7 @@ const DEVICES: &[&str] = &[
 ];
 
 /// The environment's variable for the number of the rig's processors: 1 where nothing is said. With two, the emulation of
-/// SVM (QEMU 7.2) now and then runs the guest with the registers of the rig's own kernel, and the guest stands still or
+/// SVM (seen with QEMU 7.2) now and then runs the guest with the registers of the rig's own kernel, and the guest stands still or
 /// meets a triple fault.
 const PROCESSORS: &str = "RIG_CPUS";
 
