@@ -15,6 +15,7 @@ pub use devices::size::{Size, SizeError};
 
 pub use self::draft::{Draft, Flags};
 use crate::areas::MemoryMap;
+use crate::layout::HOLE;
 use crate::log::Rule;
 use crate::qvmconf::Origin;
 
@@ -261,7 +262,7 @@ impl FromStr for PciConfig {
 
 impl Config {
     /// The words that mote puts before the user's on the kernel's command line: the consoles that the vdevs make, and
-    /// what spares the kernel a search for hardware that is not there.
+    /// what spares the kernel work that has no use here.
     #[must_use]
     pub fn default_words(&self) -> Vec<&'static str> {
         if !self.has_default_words {
@@ -286,6 +287,14 @@ impl Config {
             // The early quirks go by ports 0xcf8 and 0xcfc.
             words.push("pci=noearly");
         }
+        if self.cpus.len() == 1 {
+            // Linux would take the lock prefix from ten thousand instructions, each time by way of another address space.
+            words.push("noreplace-smp");
+        }
+        if self.memory.ram().last().is_some_and(|range| range.end > HOLE.end) {
+            // Memory for devices that do not reach above 4 GiB, 64 MiB of it. Ours do.
+            words.push("swiotlb=noforce");
+        }
         words
     }
 }
@@ -306,6 +315,21 @@ mod tests {
         let words = config(&["ser8250", "virtio-console"]).default_words();
         let consoles: Vec<_> = words.into_iter().filter(|w| w.starts_with("console=")).collect();
         assert_eq!(consoles, ["console=ttyS0", "console=hvc0"]);
+    }
+
+    #[test]
+    fn words_follow_the_processors_and_the_memory() {
+        let words = |cpus, memory: &str| {
+            let mut draft = Draft::default();
+            let kernel = Some("vmlinuz".into());
+            let memory = Some(memory.parse().unwrap());
+            draft.apply(Flags { kernel, cpus: Some(cpus), memory, ..Flags::default() }).unwrap();
+            let words = draft.finish().unwrap().default_words();
+            ["noreplace-smp", "swiotlb=noforce"].map(|word| words.contains(&word))
+        };
+        assert_eq!(words(1, "3G"), [true, false]);
+        assert_eq!(words(2, "3G"), [false, false]);
+        assert_eq!(words(2, "4G"), [false, true]);
     }
 
     #[test]
