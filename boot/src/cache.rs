@@ -17,10 +17,8 @@ use std::path::{Path, PathBuf};
 use std::thread::{self, Builder};
 use std::time::{Duration, SystemTime};
 
-use rustix::process::geteuid;
-use vm_memory::GuestMemoryMmap;
-
 pub(crate) use format::Cached;
+use rustix::process::geteuid;
 
 use crate::input::{Input, Part, STACK, file_error};
 use crate::kernel::Flat;
@@ -78,54 +76,36 @@ impl Cache {
         Cached::read(Input::read(file, &path)?, key)
     }
 
-    /// Keeps `flat`, which lies in `memory` at `shift` from where it is linked and has not been relocated yet.
-    pub(crate) fn store(&self, key: &Key, flat: &Flat, memory: &GuestMemoryMmap, shift: u64) -> Result<()> {
-        let size = format::size(flat);
-        if size > self.limit {
-            return Ok(());
-        }
-        let at = |attempt, path: &Path| {
-            let path = path.to_owned();
-            move |source| Error::File { attempt, path, source }
-        };
+    /// Begins an entry for `key`. `None` if somebody else is writing the same.
+    pub(crate) fn begin(&self, key: &Key) -> Result<Option<Draft<'_>>> {
         let mut builder = DirBuilder::new();
         let made = builder.recursive(true).mode(0o700).create(&self.directory);
-        made.map_err(at("create", &self.directory))?;
-        self.make_room(size).map_err(at("clear", &self.directory))?;
-
-        let unfinished = self.path(key, UNFINISHED);
-        let mut file = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished) {
-            // Somebody else is writing the same.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-            opened => opened.map_err(at("create", &unfinished))?,
+        made.map_err(|source| file_error("create", &self.directory, source))?;
+        self.sweep().map_err(|source| file_error("clear", &self.directory, source))?;
+        let path = self.path(key, UNFINISHED);
+        let file = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
+            opened => opened.map_err(|source| file_error("create", &path, source))?,
         };
-        let written = format::write(&mut file, key, flat, memory, shift)
-            .and_then(|()| fs::rename(&unfinished, self.path(key, ENTRY)));
-        written.map_err(|source| {
-            // Else the next one would believe that it is being written.
-            let _ = fs::remove_file(&unfinished);
-            at("write", &unfinished)(source)
-        })
+        Ok(Some(Draft { cache: self, key: *key, file, path, failure: None, is_whole: false }))
     }
 
-    /// Removes what was left behind, and the oldest entries until there is room for `size` more bytes.
-    fn make_room(&self, size: u64) -> io::Result<()> {
-        let mut entries = Vec::new();
-        for entry in fs::read_dir(&self.directory)? {
-            let path = entry?.path();
-            let Some(kind) = kind(&path) else { continue };
-            // It may have gone since.
-            let Ok(metadata) = fs::metadata(&path) else { continue };
-            let modified = metadata.modified()?;
-            if kind == ENTRY {
-                entries.push((modified, metadata.len(), path));
-            } else if modified.elapsed().is_ok_and(|age| age > ABANDONED) {
+    /// Removes what was left behind.
+    fn sweep(&self) -> io::Result<()> {
+        for (_, modified, path) in self.files(UNFINISHED)? {
+            if modified.elapsed().is_ok_and(|age| age > ABANDONED) {
                 let _ = fs::remove_file(&path);
             }
         }
-        entries.sort();
-        let mut total = entries.iter().map(|(_, size, _)| *size).fold(size, u64::saturating_add);
-        for (_, size, path) in entries {
+        Ok(())
+    }
+
+    /// Removes the oldest entries until there is room for `size` more bytes.
+    fn make_room(&self, size: u64) -> io::Result<()> {
+        let mut entries = self.files(ENTRY)?;
+        entries.sort_by_key(|(_, modified, _)| *modified);
+        let mut total = entries.iter().map(|(size, ..)| *size).fold(size, u64::saturating_add);
+        for (size, _, path) in entries {
             if total <= self.limit {
                 break;
             }
@@ -137,8 +117,70 @@ impl Cache {
         Ok(())
     }
 
+    /// Size, time of the last change and path of all files of a kind.
+    fn files(&self, wanted: &str) -> io::Result<Vec<(u64, SystemTime, PathBuf)>> {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&self.directory)? {
+            let path = entry?.path();
+            // It may have gone since.
+            if kind(&path) == Some(wanted)
+                && let Ok(metadata) = fs::metadata(&path)
+            {
+                files.push((metadata.len(), metadata.modified()?, path));
+            }
+        }
+        Ok(files)
+    }
+
     fn path(&self, key: &Key, kind: &str) -> PathBuf {
         self.directory.join(format!("{}.{kind}", key.0.to_hex()))
+    }
+}
+
+/// An entry that is being written. Dropped before it is whole it leaves nothing behind: else the next one would believe that
+/// it is still being written.
+pub(crate) struct Draft<'a> {
+    cache: &'a Cache,
+    key: Key,
+    file: File,
+    path: PathBuf,
+    /// What went wrong first.
+    failure: Option<io::Error>,
+    is_whole: bool,
+}
+
+impl Draft<'_> {
+    /// Takes bytes of the image, which are `offset` from its first one. What goes wrong is told at the end.
+    pub(crate) fn put(&mut self, offset: u64, bytes: &[u8]) {
+        if self.failure.is_none() {
+            self.failure = format::put(&self.file, offset, bytes).err();
+        }
+    }
+
+    /// Makes it the entry for the kernel `flat`, whose image was put, if there is room for it.
+    pub(crate) fn finish(mut self, flat: &Flat) -> Result<()> {
+        let size = format::size(flat);
+        if size > self.cache.limit {
+            return Ok(());
+        }
+        let room = self.cache.make_room(size);
+        room.map_err(|source| file_error("clear", &self.cache.directory, source))?;
+        let written = self.failure.take().map_or(Ok(()), Err);
+        let written = written
+            .and_then(|()| format::complete(&self.file, &self.key, flat))
+            .and_then(|()| fs::rename(&self.path, self.cache.path(&self.key, ENTRY)))
+            .map_err(|source| file_error("write", &self.path, source));
+        // From then on another may write one of the old name.
+        self.is_whole = written.is_ok();
+        written
+    }
+}
+
+impl Drop for Draft<'_> {
+    fn drop(&mut self) {
+        if !self.is_whole {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 

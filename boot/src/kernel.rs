@@ -18,8 +18,8 @@ use crate::image::Content;
 use crate::kaslr::{Offsets, Shape};
 use crate::payload::{Compressor, Payload};
 use crate::relocs::Relocations;
-use crate::scatter::{Scatter, Stop};
-use crate::unpack::unpack;
+use crate::scatter::{Keep, Scatter, Stop};
+use crate::unpack::unpack_beside;
 use crate::vmlinux::Vmlinux;
 use crate::{Error, Image, Result};
 
@@ -172,7 +172,7 @@ impl Loader<'_> {
 
     fn load_payload(&mut self, memory: &GuestMemoryMmap, payload: &Payload) -> Result<(Flat, Method)> {
         let Some(cache) = self.cache else {
-            return Ok((self.unpack(memory, payload)?, Method::Unpacked(payload.compressor)));
+            return Ok((self.unpack(memory, payload, &mut |_, _| ())?, Method::Unpacked(payload.compressor)));
         };
         let key = Key::of(self.image.input(), payload)?;
         match self.load_cached(memory, cache, &key) {
@@ -181,8 +181,15 @@ impl Loader<'_> {
             Err(error @ Error::Memory { .. }) => return Err(error),
             Err(error) => self.notes.push(Note::Cache(error)),
         }
-        let flat = self.unpack(memory, payload)?;
-        if let Err(error) = cache.store(&key, &flat, memory, self.shift()) {
+        let mut draft = cache.begin(&key).unwrap_or_else(|error| {
+            self.notes.push(Note::Cache(error));
+            None
+        });
+        let mut keep = |offset, bytes: &[u8]| draft.iter_mut().for_each(|draft| draft.put(offset, bytes));
+        let flat = self.unpack(memory, payload, &mut keep)?;
+        if let Some(draft) = draft
+            && let Err(error) = draft.finish(&flat)
+        {
             self.notes.push(Note::Cache(error));
         }
         Ok((flat, Method::Unpacked(payload.compressor)))
@@ -197,7 +204,7 @@ impl Loader<'_> {
         cached.load(memory, self.shift()).map(Some)
     }
 
-    fn unpack(&self, memory: &GuestMemoryMmap, payload: &Payload) -> Result<Flat> {
+    fn unpack(&self, memory: &GuestMemoryMmap, payload: &Payload, keep: Keep<'_>) -> Result<Flat> {
         let input = self.image.input();
         let stopped = |stop| match stop {
             Stop::Memory(error) => error,
@@ -205,8 +212,8 @@ impl Loader<'_> {
                 Error::Payload { path: input.path(), compressor: payload.compressor, reason }
             }
         };
-        let mut scatter = Scatter::new(memory, self.shift(), self.room());
-        unpack(input, payload, &mut |piece| scatter.take(piece).map_err(stopped))?;
+        let mut scatter = Scatter::new(memory, self.shift(), self.room(), keep);
+        unpack_beside(input, payload, &mut |piece| scatter.take(piece).map_err(stopped))?;
         let (elf, tail) = scatter.finish().map_err(stopped)?;
         if !elf.has_64_bit_entry() {
             return Err(stopped(Stop::Refused("its ELF file has no 64-bit entry")));

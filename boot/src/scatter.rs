@@ -16,9 +16,14 @@ pub(crate) enum Stop {
     Memory(Error),
 }
 
+/// Whoever wants to have what goes into memory: how far from the first byte, and bytes.
+pub(crate) type Keep<'a> = &'a mut dyn FnMut(u64, &[u8]);
+
 /// The stream, up to some byte of it.
 pub(crate) struct Scatter<'a> {
     memory: &'a GuestMemoryMmap,
+    /// Gets what goes into memory too, and how far from the first byte of all.
+    keep: Keep<'a>,
     /// What is added to addresses as linked, modulo 2^64.
     shift: u64,
     /// The addresses as linked that the file may use.
@@ -31,8 +36,13 @@ pub(crate) struct Scatter<'a> {
 }
 
 impl<'a> Scatter<'a> {
-    pub(crate) fn new(memory: &'a GuestMemoryMmap, shift: u64, room: std::ops::Range<u64>) -> Self {
-        Self { memory, shift, room, position: 0, head: Vec::new(), elf: None, tail: Vec::new() }
+    pub(crate) fn new(
+        memory: &'a GuestMemoryMmap,
+        shift: u64,
+        room: std::ops::Range<u64>,
+        keep: Keep<'a>,
+    ) -> Self {
+        Self { memory, keep, shift, room, position: 0, head: Vec::new(), elf: None, tail: Vec::new() }
     }
 
     /// Takes the bytes that follow those taken before.
@@ -76,13 +86,16 @@ impl<'a> Scatter<'a> {
     /// Puts each byte where the segments that hold it want to have it.
     fn put(&mut self, bytes: &[u8]) -> Result<(), Stop> {
         let Some(elf) = &self.elf else { return Ok(()) };
+        let first = elf.filled().start;
         let start = self.position;
         let end = start.saturating_add(length(bytes));
         for segment in &elf.segments {
             let from = segment.file.start.max(start);
             let Some(part) = slice(bytes, start, from, segment.file.end.min(end)) else { continue };
             let offset = from.saturating_sub(segment.file.start);
-            let address = segment.memory.start.saturating_add(offset).wrapping_add(self.shift);
+            let linked = segment.memory.start.saturating_add(offset);
+            (self.keep)(linked.saturating_sub(first), part);
+            let address = linked.wrapping_add(self.shift);
             self.memory
                 .write_slice(part, GuestAddress(address))
                 .map_err(|source| Stop::Memory(Error::Memory { what: "the kernel", address, source }))?;

@@ -7,13 +7,16 @@ mod lzo;
 mod tests;
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read};
+use std::panic::resume_unwind;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::{self, Builder};
 
 use bzip2::bufread::BzDecoder;
 use flate2::bufread::GzDecoder;
 use liblzma::bufread::XzDecoder;
 use liblzma::stream::Stream;
 
-use crate::input::Input;
+use crate::input::{Input, STACK, file_error};
 use crate::payload::{Compressor, Payload};
 use crate::{Error, Result};
 
@@ -21,6 +24,8 @@ use crate::{Error, Result};
 const READ_SIZE: usize = 128 << 10;
 /// What is unpacked at a time, where the format leaves the choice.
 const PIECE_SIZE: usize = 256 << 10;
+/// How many unpacked pieces wait at most, where one thread unpacks and another puts them away.
+const WAITING: usize = 4;
 /// What the dictionary of xz and lzma may occupy. The kernel's build uses up to 64 MiB.
 const LZMA_MEMORY: u64 = 256 << 20;
 /// The window of zstd, as a power of two. The kernel's build uses 27.
@@ -54,6 +59,46 @@ pub(crate) fn unpack(input: &Input, payload: &Payload, sink: Sink<'_>) -> Result
         Ok(()) => {}
     }
     if left > 0 { refuse("it unpacks to fewer bytes than it says") } else { Ok(()) }
+}
+
+/// The same with a second thread that unpacks, while this one gives `sink` what came before: memory that is touched for the
+/// first time, and a file's, takes time too.
+pub(crate) fn unpack_beside(input: &Input, payload: &Payload, sink: Sink<'_>) -> Result<()> {
+    let (full, arriving) = mpsc::sync_channel::<Vec<u8>>(WAITING);
+    let (spare, empty) = mpsc::channel::<Vec<u8>>();
+    let nobody = || {
+        let (path, compressor) = (input.path(), payload.compressor);
+        Error::Payload { path, compressor, reason: "nobody takes what it unpacks to" }
+    };
+    let pass_on = move |bytes: &[u8]| {
+        bytes.chunks(PIECE_SIZE).try_for_each(|part| {
+            let mut piece = empty.try_recv().unwrap_or_default();
+            piece.clear();
+            piece.extend_from_slice(part);
+            full.send(piece).map_err(|_| nobody())
+        })
+    };
+    thread::scope(|scope| {
+        let unpacker = Builder::new()
+            .name("unpacker".into())
+            .stack_size(STACK)
+            .spawn_scoped(scope, move || unpack(input, payload, &mut { pass_on }));
+        let unpacker =
+            unpacker.map_err(|source| file_error("start a thread to unpack", &input.path(), source))?;
+        let taken = take(arriving, &spare, sink);
+        let unpacked = unpacker.join().unwrap_or_else(|panic| resume_unwind(panic));
+        taken.and(unpacked)
+    })
+}
+
+/// Gives `sink` what arrives, and sends the buffers back. The other thread stops where this one has.
+fn take(arriving: Receiver<Vec<u8>>, spare: &Sender<Vec<u8>>, sink: Sink<'_>) -> Result<()> {
+    arriving.into_iter().try_for_each(|piece| {
+        sink(&piece)?;
+        // At its end the other thread wants none back.
+        let _ = spare.send(piece);
+        Ok(())
+    })
 }
 
 /// Which side failed.

@@ -14,10 +14,11 @@
 //! check one would take as long as to read it.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::GuestMemoryMmap;
 
 use super::Key;
 use crate::Result;
@@ -104,14 +105,13 @@ pub(super) fn size(flat: &Flat) -> u64 {
     Facts::of(flat).file_size()
 }
 
-/// Writes the file from the first to the last byte.
-pub(super) fn write(
-    file: &mut File,
-    key: &Key,
-    flat: &Flat,
-    memory: &GuestMemoryMmap,
-    shift: u64,
-) -> io::Result<()> {
+/// Writes `bytes` of the image, which are `offset` from its first one.
+pub(super) fn put(file: &File, offset: u64, bytes: &[u8]) -> io::Result<()> {
+    file.write_all_at(bytes, offset.saturating_add(HEADER_SIZE as u64))
+}
+
+/// Writes what is around the image.
+pub(super) fn complete(file: &File, key: &Key, flat: &Flat) -> io::Result<()> {
     let facts = Facts::of(flat);
     let table: Vec<u8> = flat
         .relocations
@@ -123,11 +123,8 @@ pub(super) fn write(
     let mut header = [MAGIC.as_slice(), key.0.as_bytes(), &facts.bytes()].concat();
     header.extend_from_slice(digest(&header, &table).as_bytes());
     header.resize(HEADER_SIZE, 0);
-    file.write_all(&header)?;
-    let size = usize::try_from(facts.image_size()).map_err(io::Error::other)?;
-    let address = GuestAddress(facts.image.start.wrapping_add(shift));
-    memory.write_all_volatile_to(address, file, size).map_err(io::Error::other)?;
-    file.write_all(&table)
+    file.write_all_at(&header, 0)?;
+    file.write_all_at(&table, facts.table_offset())
 }
 
 fn digest(header: &[u8], table: &[u8]) -> blake3::Hash {

@@ -22,7 +22,8 @@ fn refusal(stop: Stop) -> &'static str {
 /// Why `bytes` are refused.
 fn refused(bytes: &[u8]) -> &'static str {
     let memory = memory();
-    let mut scatter = Scatter::new(&memory, 0, ROOM);
+    let mut keep = |_, _: &[u8]| ();
+    let mut scatter = Scatter::new(&memory, 0, ROOM, &mut keep);
     match scatter.take(bytes) {
         Err(stop) => refusal(stop),
         Ok(()) => refusal(scatter.finish().unwrap_err()),
@@ -43,7 +44,10 @@ fn pieces_of_any_size_make_the_same_memory() {
     let file = relocatable();
     for size in [1, 7, 100, HEAD_SIZE - 1, HEAD_SIZE, HEAD_SIZE + 1, file.len()] {
         let memory = memory();
-        let mut scatter = Scatter::new(&memory, 0, ROOM);
+        let mut kept = vec![0; (FILLED_END - LINKED) as usize];
+        let mut keep =
+            |offset: u64, bytes: &[u8]| kept[offset as usize..][..bytes.len()].copy_from_slice(bytes);
+        let mut scatter = Scatter::new(&memory, 0, ROOM, &mut keep);
         for piece in file.chunks(size) {
             scatter.take(piece).unwrap();
         }
@@ -54,6 +58,7 @@ fn pieces_of_any_size_make_the_same_memory() {
         assert_eq!(tail, file[vmlinux().len()..], "pieces of {size}");
         assert!(read(&memory, LINKED, 0x8000) == laid_out(), "pieces of {size}");
         assert_eq!(read(&memory, LINKED - 16, 16), [0; 16]);
+        assert!(kept == laid_out()[..kept.len()], "pieces of {size}");
     }
 }
 
@@ -61,7 +66,8 @@ fn pieces_of_any_size_make_the_same_memory() {
 fn a_kernel_can_lie_above_and_below_where_it_is_linked() {
     for shift in [8 * MIB, 0u64.wrapping_sub(8 * MIB)] {
         let memory = memory();
-        let mut scatter = Scatter::new(&memory, shift, ROOM);
+        let mut keep = |_, _: &[u8]| ();
+        let mut scatter = Scatter::new(&memory, shift, ROOM, &mut keep);
         scatter.take(&vmlinux()).unwrap();
         scatter.finish().unwrap();
         assert!(read(&memory, LINKED.wrapping_add(shift), 0x8000) == laid_out());
@@ -72,7 +78,8 @@ fn a_kernel_can_lie_above_and_below_where_it_is_linked() {
 #[test]
 fn a_small_file_is_whole_before_its_headers_could_end() {
     let memory = memory();
-    let mut scatter = Scatter::new(&memory, 0, ROOM);
+    let mut keep = |_, _: &[u8]| ();
+    let mut scatter = Scatter::new(&memory, 0, ROOM, &mut keep);
     scatter.take(&elf(LINKED, &[Part::load(LINKED, vec![1, 2, 3], 3)])).unwrap();
     scatter.finish().unwrap();
     assert_eq!(read(&memory, LINKED, 4), [1, 2, 3, 0]);
@@ -102,6 +109,6 @@ fn segments_outside_of_the_kernels_memory_are_refused_before_anything_is_written
 #[test]
 fn memory_that_is_missing_is_an_error() {
     let memory = sample::memory(MIB);
-    let stop = Scatter::new(&memory, 0, ROOM).take(&vmlinux()).unwrap_err();
+    let stop = Scatter::new(&memory, 0, ROOM, &mut |_, _| ()).take(&vmlinux()).unwrap_err();
     assert!(matches!(stop, Stop::Memory(Error::Memory { what: "the kernel", .. })), "{stop:?}");
 }

@@ -4,17 +4,23 @@ use super::*;
 use crate::image::tests::{bzimage_of, image};
 use crate::sample::{self, COMPRESSORS, pack, pattern};
 
-/// Unpacks the payload that a bzImage has, and says how many bytes came out.
+/// Unpacks the payload that a bzImage has, and says what came out. Two threads make the same of it as one.
 fn unpacked(packed: &[u8]) -> (Vec<u8>, Result<()>) {
     let image = image(&bzimage_of(packed)).unwrap();
     let payload = image.payload().unwrap();
-    let mut bytes = Vec::new();
-    let result = unpack(image.input(), payload, &mut |piece| {
-        bytes.extend_from_slice(piece);
-        Ok(())
+    let [one, two] = [unpack, unpack_beside].map(|unpack: fn(&Input, &Payload, Sink<'_>) -> Result<()>| {
+        let mut bytes = Vec::new();
+        let result = unpack(image.input(), payload, &mut |piece| {
+            bytes.extend_from_slice(piece);
+            Ok(())
+        });
+        assert!(bytes.len() as u64 <= payload.size, "more than the payload says");
+        (bytes, result)
     });
-    assert!(bytes.len() as u64 <= payload.size, "more than the payload says");
-    (bytes, result)
+    assert!(one.0 == two.0);
+    let text = |result: &Result<()>| result.as_ref().map_err(ToString::to_string).copied();
+    assert_eq!(text(&one.1), text(&two.1));
+    two
 }
 
 /// What an error is about, if it is one about a payload.
@@ -172,4 +178,17 @@ fn what_lzop_and_lz4_themselves_make_is_understood() {
         result.unwrap();
         assert_eq!(String::from_utf8(seen).unwrap(), text);
     }
+}
+
+#[test]
+fn a_sink_that_fails_ends_both_threads_with_its_error() {
+    let image = image(&bzimage_of(&pack(Compressor::Gzip, &pattern(8 << 20, 3)))).unwrap();
+    let payload = image.payload().unwrap();
+    let mut pieces = 0;
+    let result = unpack_beside(image.input(), payload, &mut |_| {
+        pieces += 1;
+        if pieces == 3 { Err(Error::CommandLineNul) } else { Ok(()) }
+    });
+    assert!(matches!(result, Err(Error::CommandLineNul)), "{result:?}");
+    assert_eq!(pieces, 3);
 }
