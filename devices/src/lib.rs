@@ -41,6 +41,7 @@ mod ser8250;
 pub mod size;
 mod stream;
 pub mod terminal;
+pub mod thread;
 pub mod timeline;
 mod timer8254;
 pub mod vdev;

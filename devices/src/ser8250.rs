@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 
 use acpi_tables::{Aml, aml};
 use log::{error, warn};
@@ -17,6 +17,7 @@ use crate::interrupt::Line;
 use crate::options::Options;
 use crate::poller::Poller;
 use crate::stream::Way;
+use crate::thread::named;
 use crate::vdev::{Access, Effect, Vdev};
 use crate::{Built, Context, Error, Kind, OptionHelp, Platform};
 
@@ -245,7 +246,7 @@ impl Vdev for Ser8250 {
 
     fn guest_configured(self: Arc<Self>) -> Result<(), Error> {
         let this = Arc::clone(&self);
-        let thread = Builder::new().name(self.name.into()).spawn(move || this.run());
+        let thread = named(self.name).spawn(move || this.run());
         let thread = thread.map_err(|source| Error::Worker { vdev: self.name, source })?;
         self.state().thread = Some(thread);
         Ok(())

@@ -4,13 +4,14 @@
 //! other to stop it.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use log::error;
 
 use crate::action::{self, ACTION};
 use crate::options::Options;
+use crate::thread::named;
 use crate::vdev::{Access, Effect, Machine, Reason, Vdev};
 use crate::{Built, Context, Error, Kind, Platform};
 
@@ -105,7 +106,7 @@ impl Vdev for Watchdog {
 
     fn guest_configured(self: Arc<Self>) -> Result<(), Error> {
         let this = Arc::clone(&self);
-        let thread = Builder::new().name(KIND.name.into()).spawn(move || this.run());
+        let thread = named(KIND.name).spawn(move || this.run());
         let thread = thread.map_err(|source| Error::Worker { vdev: KIND.name, source })?;
         self.state().thread = Some(thread);
         Ok(())

@@ -4,7 +4,7 @@ mod polling;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
@@ -13,6 +13,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::core::{LATE, Late};
 use crate::engine::Engine;
+use crate::thread::named;
 use crate::virtio::{Interest, Wake, Watch};
 use crate::worker::polling::Polling;
 
@@ -42,7 +43,7 @@ impl Worker {
             return;
         }
         let engine = Arc::clone(engine);
-        match Builder::new().name(self.name.to_owned()).spawn(move || run(&engine)) {
+        match named(self.name).spawn(move || run(&engine)) {
             Ok(handle) => *thread = Thread::Running(handle),
             Err(error) => {
                 error!("{}: the host gives no thread, so the device stands still: {error}", self.name)

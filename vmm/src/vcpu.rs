@@ -11,8 +11,9 @@ use std::os::fd::OwnedFd;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 
+use devices::thread::named;
 use devices::timeline;
 use devices::vdev::{Effect, Reason};
 use kvm_bindings::{KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
@@ -192,7 +193,7 @@ impl Vcpus {
             if index == 0 {
                 running.threads.iter().try_for_each(|_| readiness.recv().unwrap_or(Ok(())))?;
             }
-            let thread = Builder::new().name(format!("vcpu{index}")).spawn(thread);
+            let thread = named(format!("vcpu{index}")).spawn(thread);
             running.threads.push(thread.map_err(|source| Error::Thread { index, source })?);
         }
         drop(ready);

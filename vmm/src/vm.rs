@@ -10,7 +10,7 @@ use std::cell::Cell;
 use std::error::Error as _;
 use std::ops::Range;
 use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use boot::acpi::{self, IoApic, PciHost, Power};
@@ -19,7 +19,7 @@ use devices::chain::Memory;
 use devices::terminal::NoTerminal;
 use devices::timeline::{self, Teller};
 use devices::vdev::{Reason, Vdev};
-use devices::{Context, Part, power};
+use devices::{Context, Part, power, thread};
 use log::{debug, info};
 use pci::host::Host;
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -36,7 +36,7 @@ use crate::signals::{Signals, Stop};
 use crate::state::StateFile;
 use crate::terminal::Terminal;
 use crate::vcpu::{Manner, Outcome, Vcpus, check_runmask};
-use crate::{cpu, layout, memory, summary};
+use crate::{cpu, heap, layout, memory, summary};
 
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -253,7 +253,11 @@ impl Loading {
     fn finish(self) -> Result<(Plan, Kernel), Error> {
         let load = match self {
             Self::Done(load) => *load,
-            Self::OnThread(thread) => thread.join().map_err(|_| Error::LoaderPanicked)?,
+            Self::OnThread(thread) => {
+                let load = thread.join().map_err(|_| Error::LoaderPanicked)?;
+                heap::trim();
+                load
+            }
         };
         Ok(load?)
     }
@@ -279,7 +283,7 @@ fn load_kernel(config: &Config, plan: Plan, files: &Files, ram: &Ram) -> Result<
     if is_small {
         return Ok(Loading::Done(Box::new(load())));
     }
-    let thread = Builder::new().name("loader".into()).spawn(load);
+    let thread = thread::named("loader").spawn(load);
     thread.map(Loading::OnThread).map_err(Error::host("start a thread"))
 }
 

@@ -16,7 +16,7 @@ use crate::vmms::{self, Guest, Vmm};
 use crate::{is_wanted, median, native, progress};
 
 /// How often each is booted.
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 /// Bytes of entropy, 64 a request.
 const REQUESTS: u64 = 1024;
 /// Lines of 79 characters for the console, each of which is two buffers: the line, and its end.
@@ -166,6 +166,7 @@ fn run(machine: &Machine, command: &Command, is_whole: bool, run: &mut Run) {
     session.expect("mote-guest: init on", LATE);
     run.to_init = started.elapsed().as_secs_f64();
     run.exits = machine.exits();
+    run.private = private(machine);
     if !is_whole {
         return;
     }
@@ -225,7 +226,7 @@ fn time_to_init(table: &mut Table, subjects: &[Subject]) {
             table.row(&what, subject.name, "did not boot");
             continue;
         };
-        table.row(&what, subject.name, format!("{value:.1}"));
+        table.row(&what, subject.name, format!("{value:.2}"));
         let bars = match subject.name {
             WARM => vec![
                 (qemu.map(|best| 0.8 * best), "0.8 of QEMU's best"),
@@ -238,7 +239,7 @@ fn time_to_init(table: &mut Table, subjects: &[Subject]) {
             _ => vec![],
         };
         for (bar, what) in bars.into_iter().filter_map(|(bar, what)| Some((bar?, what))) {
-            table.bar(format!("at most {what}, {bar:.1}"), value <= bar);
+            table.bar(format!("at most {what}, {bar:.2}"), value <= bar);
         }
     }
 }
@@ -292,7 +293,7 @@ fn console(table: &mut Table, subjects: &[Subject]) {
 }
 
 fn private_memory(table: &mut Table, subjects: &[Subject]) {
-    const WHAT: &str = "private memory outside the guest's after all that, KiB";
+    const WHAT: &str = "private memory outside the guest's with Linux, KiB";
     for subject in subjects {
         let Some(size) = subject.runs.iter().find_map(|run| run.private) else { continue };
         table.row(WHAT, subject.name, size);
