@@ -25,6 +25,7 @@ mod operator;
 mod pages;
 pub mod qvmconf;
 pub mod signals;
+pub mod start;
 pub mod state;
 mod summary;
 pub mod terminal;

@@ -1,7 +1,9 @@
 //! The command `mote`.
+#![no_main]
 
 use std::error::Error;
-use std::process::ExitCode;
+use std::ffi::{c_char, c_int};
+use std::process;
 
 use clap::Parser;
 use clap::error::ErrorKind;
@@ -11,17 +13,34 @@ use vmm::cli::{Cli, Command, Guest, Wish, explain};
 use vmm::config::Config;
 use vmm::vm::{self, Checked};
 
+/// All is well.
+const SUCCESS: u8 = 0;
 /// The configuration is wrong.
 const CONFIGURATION: u8 = 65;
 
-fn main() -> ExitCode {
+/// Called by the C library and not by Rust's runtime, which takes its time to prepare a message for the case that a stack
+/// overflows (`vmm/src/start.rs`).
+#[expect(unsafe_code, reason = "this is the name that the C library knows")]
+// SAFETY: nothing else here has that name.
+#[unsafe(no_mangle)]
+extern "C" fn main(_: c_int, _: *const *const c_char) -> c_int {
+    vmm::start::fill_streams();
     vmm::heap::keep_small();
+    // It writes out what is printed and still held back, which a return would not.
+    process::exit(run().into())
+}
+
+/// Does what the command line says, and tells the exit status.
+fn run() -> u8 {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
     };
     match cli.command {
-        Command::Run(guest) => act(guest, |config| vm::run(config).map(|end| end.exit_status())),
+        Command::Run(guest) => act(guest, |config| {
+            vmm::start::outlive_readers();
+            vm::run(config).map(|end| end.exit_status())
+        }),
         Command::Check(guest) => act(guest, |config| {
             let checked = Checked::new(config)?;
             print!("{}", checked.describe()?);
@@ -32,21 +51,21 @@ fn main() -> ExitCode {
 }
 
 /// Prints the help that was asked for, or what is wrong with the command line.
-fn refuse(error: &clap::Error) -> ExitCode {
+fn refuse(error: &clap::Error) -> u8 {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             // There is nobody to tell if this cannot be printed.
             let _ = error.print();
-            return ExitCode::SUCCESS;
+            return SUCCESS;
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => drop(error.print()),
         _ => vmm::log::fatal(&explain(error)),
     }
-    ExitCode::from(CONFIGURATION)
+    CONFIGURATION
 }
 
 /// Finds out what guest is meant, and does something with it.
-fn act(guest: Guest, what: impl FnOnce(&Config) -> Result<u8, vm::Error>) -> ExitCode {
+fn act(guest: Guest, what: impl FnOnce(&Config) -> Result<u8, vm::Error>) -> u8 {
     let Some(format) = guest.timeline else { return act_on(guest, what) };
     timeline::start();
     let status = act_on(guest, what);
@@ -55,12 +74,12 @@ fn act(guest: Guest, what: impl FnOnce(&Config) -> Result<u8, vm::Error>) -> Exi
     status
 }
 
-fn act_on(guest: Guest, what: impl FnOnce(&Config) -> Result<u8, vm::Error>) -> ExitCode {
+fn act_on(guest: Guest, what: impl FnOnce(&Config) -> Result<u8, vm::Error>) -> u8 {
     let config = match guest.wish() {
         Ok(Wish::Guest(config)) => config,
         Ok(Wish::Variables(list)) => {
             print!("{list}");
-            return ExitCode::SUCCESS;
+            return SUCCESS;
         }
         Err(error) => return report(Err(error.into())),
     };
@@ -73,9 +92,9 @@ fn act_on(guest: Guest, what: impl FnOnce(&Config) -> Result<u8, vm::Error>) -> 
 }
 
 /// The one place where errors are printed: the chain of causes on one line.
-fn report(result: Result<u8, vm::Error>) -> ExitCode {
+fn report(result: Result<u8, vm::Error>) -> u8 {
     match result {
-        Ok(status) => ExitCode::from(status),
+        Ok(status) => status,
         Err(error) => {
             let mut text = error.to_string();
             let mut cause = error.source();
@@ -87,18 +106,18 @@ fn report(result: Result<u8, vm::Error>) -> ExitCode {
                 cause = next.source();
             }
             vmm::log::fatal(&text);
-            ExitCode::from(error.exit_status())
+            error.exit_status()
         }
     }
 }
 
 /// Prints the table of vdevs, or one row with its options.
-fn vdevs(kind: Option<&str>) -> ExitCode {
+fn vdevs(kind: Option<&str>) -> u8 {
     let rows: Vec<_> = devices::KINDS.iter().filter(|row| kind.is_none_or(|kind| kind == row.name)).collect();
     if let (Some(kind), true) = (kind, rows.is_empty()) {
         let hint = did_you_mean(kind, devices::KINDS.iter().map(|row| row.name));
         vmm::log::fatal(&format!("there is no vdev '{kind}'{hint}; 'mote vdevs' lists them"));
-        return ExitCode::from(CONFIGURATION);
+        return CONFIGURATION;
     }
     for row in rows {
         println!("{:<16} {}", row.name, row.about);
@@ -109,5 +128,5 @@ fn vdevs(kind: Option<&str>) -> ExitCode {
             println!("  {:<15} {:<23} {}", option.name, option.value, option.about);
         }
     }
-    ExitCode::SUCCESS
+    SUCCESS
 }

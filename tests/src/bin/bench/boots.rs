@@ -1,10 +1,10 @@
 //! Boots of Alpine Linux to the first line of its init, and what its devices cost then: seconds, and KVM's own counts of
 //! exits. In the nested rig the seconds rank rather than measure; the counts repeat.
 
+use std::fs;
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::time::Instant;
-use std::{env, fs, process};
 
 use boot::Image;
 use tests::guest::{Boot, Console, Distribution};
@@ -13,7 +13,7 @@ use tests::{Command, LATE, Machine, SOON};
 
 use crate::table::Table;
 use crate::vmms::{self, Guest, Vmm};
-use crate::{is_wanted, median, native, progress};
+use crate::{Scratch, is_wanted, median, native, progress};
 
 /// How often each is booted.
 const ROUNDS: usize = 5;
@@ -98,18 +98,12 @@ pub fn guest(machine: &Machine) -> Guest {
     });
     assert!(matches!(unpacked, Ok(true)), "{}: {unpacked:?}", bzimage.display());
     Guest {
-        vmlinux: scratch(machine, "vmlinux", &bytes),
+        vmlinux: machine.file(Scratch::file("vmlinux", &bytes)),
         bzimage: machine.file(bzimage),
         initrd: Some(machine.file(initramfs)),
         words: format!("quiet mote.run=\"{STEPS}\""),
         memory_mib: 256,
     }
-}
-
-fn scratch(machine: &Machine, name: &str, bytes: &[u8]) -> PathBuf {
-    let path = env::temp_dir().join(format!("mote-bench-{}-{name}", process::id()));
-    fs::write(&path, bytes).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    machine.file(path)
 }
 
 /// The same kernel with a header that names no payload: mote lets it unpack itself.
@@ -118,11 +112,10 @@ fn self_unpacking(machine: &Machine) -> PathBuf {
     let [bzimage, _] = Boot::new(Distribution::Alpine, Console::Hvc0).files();
     let mut bytes = fs::read(&bzimage).unwrap_or_else(|error| panic!("{}: {error}", bzimage.display()));
     bytes[PAYLOAD_LENGTH..PAYLOAD_LENGTH + 4].fill(0);
-    scratch(machine, "self-unpacking", &bytes)
+    machine.file(Scratch::file("self-unpacking", &bytes))
 }
 
 fn subjects(machine: &'static Machine, guest: &Guest) -> Vec<Subject> {
-    const CACHE: &str = "/tmp/mote-bench-cache";
     let subject = |name, is_whole, command: Box<dyn Fn(usize) -> Command>| Subject {
         name,
         command,
@@ -130,19 +123,24 @@ fn subjects(machine: &'static Machine, guest: &Guest) -> Vec<Subject> {
         runs: Vec::new(),
         problem: None,
     };
-    let mote = |guest: &Guest, cache: fn(usize) -> String| -> Box<dyn Fn(usize) -> Command> {
+    // `None`: no cache.
+    let mote = |guest: &Guest, cache: fn(usize) -> Option<usize>| -> Box<dyn Fn(usize) -> Command> {
         let guest = guest.clone();
-        Box::new(move |round| vmms::mote(machine, &guest, &["--kernel-cache", &cache(round)]))
+        Box::new(move |round| {
+            let cache = cache(round).map(|number| Scratch::path(&format!("cache-{number}")));
+            let cache = cache.map_or("none".into(), |path| path.display().to_string());
+            vmms::mote(machine, &guest, &["--kernel-cache", &cache])
+        })
     };
     let own = Guest { bzimage: self_unpacking(machine), ..guest.clone() };
     let large = Guest { memory_mib: 16 << 10, ..guest.clone() };
     let mut all = vec![
         // The first round's leaves the cache warm.
-        subject(COLD, false, mote(guest, |round| format!("{CACHE}-{}", round * 7))),
-        subject(WARM, true, mote(guest, |_| format!("{CACHE}-0"))),
-        subject("mote, no cache", false, mote(guest, |_| "none".into())),
-        subject(ITSELF, false, mote(&own, |_| "none".into())),
-        subject(LARGE, false, mote(&large, |_| format!("{CACHE}-0"))),
+        subject(COLD, false, mote(guest, Some)),
+        subject(WARM, true, mote(guest, |_| Some(0))),
+        subject("mote, no cache", false, mote(guest, |_| None)),
+        subject(ITSELF, false, mote(&own, |_| None)),
+        subject(LARGE, false, mote(&large, |_| Some(0))),
     ];
     for vmm in vmms::others(machine) {
         let (guest, name) = (guest.clone(), vmm.name);

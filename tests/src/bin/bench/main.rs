@@ -11,15 +11,19 @@ mod native;
 mod table;
 mod vmms;
 
+use std::path::PathBuf;
+use std::{env, fs, process};
+
 use table::Table;
 
 fn main() {
-    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<String> = env::args().skip(1).collect();
     if let [user, vmm @ ..] = &words[..]
         && user == "user"
     {
         return console::user(vmm);
     }
+    let _scratch = Scratch;
     let mut table = Table::default();
     let part = words.first();
     let wants = |name: &str| part.is_none_or(|part| part == name);
@@ -38,9 +42,39 @@ fn main() {
     print!("{table}");
 }
 
+/// The directory of this run's own files. It goes with this.
+struct Scratch;
+
+impl Scratch {
+    fn directory() -> PathBuf {
+        env::temp_dir().join(format!("mote-bench-{}", process::id()))
+    }
+
+    /// A path in it.
+    fn path(name: &str) -> PathBuf {
+        let directory = Self::directory();
+        fs::create_dir_all(&directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
+        directory.join(name)
+    }
+
+    /// A file in it.
+    fn file(name: &str, bytes: &[u8]) -> PathBuf {
+        let path = Self::path(name);
+        fs::write(&path, bytes).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Nothing may have been put there.
+        let _ = fs::remove_dir_all(Self::directory());
+    }
+}
+
 /// Whether a subject is wanted.
 fn is_wanted(name: &str) -> bool {
-    let mut words = std::env::args().skip(2).peekable();
+    let mut words = env::args().skip(2).peekable();
     words.peek().is_none() || words.any(|word| name.contains(&word))
 }
 

@@ -4,24 +4,17 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use std::{env, fs, process};
+use std::{env, fs};
 
 use tests::bzimage::{self, Flaw};
 use tests::{Machine, paths};
 
 use crate::table::Table;
 use crate::vmms::{self, Guest, Vmm};
-use crate::{elf, median, progress};
+use crate::{Scratch, elf, median, progress};
 
 /// How often each is started.
 const RUNS: usize = 31;
-
-/// A file of this run's own.
-fn scratch(name: &str, bytes: &[u8]) -> PathBuf {
-    let path = env::temp_dir().join(format!("mote-bench-{}-{name}", process::id()));
-    fs::write(&path, bytes).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    path
-}
 
 /// As a process of its own that prints into a pipe.
 fn spawn(argv: &[String]) -> Child {
@@ -63,7 +56,7 @@ fn time_to_byte(argv: &[String]) -> Option<Duration> {
 /// Compiles the program that only makes the KVM calls.
 fn bare() -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../resources/bare.c");
-    let program = env::temp_dir().join(format!("mote-bench-{}-bare", process::id()));
+    let program = Scratch::path("bare");
     let compiled = Command::new("cc").args(["-O2", "-static", "-o"]).arg(&program).arg(source).status();
     assert!(compiled.is_ok_and(|status| status.success()), "cc does not compile resources/bare.c");
     program
@@ -73,8 +66,8 @@ fn bare() -> PathBuf {
 pub fn first_byte(table: &mut Table) {
     const WHAT: &str = "exec to the guest's first byte, ms";
     progress("starts natively");
-    let kernel = scratch("stop", &bzimage::wrap(&elf::bare_code(), Flaw::None));
-    let pvh = scratch("pvh", &elf::pvh());
+    let kernel = Scratch::file("stop", &bzimage::wrap(&elf::bare_code(), Flaw::None));
+    let pvh = Scratch::file("pvh", &elf::pvh());
     let guest =
         Guest { bzimage: kernel.clone(), vmlinux: pvh, initrd: None, words: String::new(), memory_mib: 256 };
     let this = Machine::this();
@@ -129,8 +122,8 @@ pub fn first_byte(table: &mut Table) {
 /// System calls of all threads before the first KVM_RUN.
 pub fn system_calls(table: &mut Table) {
     progress("system calls");
-    let kernel = scratch("stop", &bzimage::wrap(&elf::bare_code(), Flaw::None));
-    let log = env::temp_dir().join(format!("mote-bench-{}-strace", process::id()));
+    let kernel = Scratch::file("stop", &bzimage::wrap(&elf::bare_code(), Flaw::None));
+    let log = Scratch::path("strace");
     let strace = ["strace", "-f", "-qq", "-o"].map(str::to_owned).into_iter();
     let argv: Vec<String> = strace.chain([log.display().to_string()]).chain(mote(&kernel, &[])).collect();
     let _ = spawn(&argv).wait();
@@ -144,7 +137,7 @@ pub fn system_calls(table: &mut Table) {
 pub fn private_memory(table: &mut Table) {
     const WHAT: &str = "private memory outside the guest's, KiB";
     progress("private memory");
-    let kernel = scratch("halt", &bzimage::wrap(&elf::halting_code(), Flaw::None));
+    let kernel = Scratch::file("halt", &bzimage::wrap(&elf::halting_code(), Flaw::None));
     let vdevs =
         ["--vdev", "ser8250", "--vdev", "virtio-entropy", "--vdev", "virtio-console,hostdev=>/dev/null"];
     let measure = |cpus: &str| {

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use tests::{Command, Machine};
 
+use crate::Scratch;
+
 /// What QEMU loads into its guests.
 const FIRMWARE: &[&str] = &[
     "/usr/share/seabios/bios-256k.bin",
@@ -149,7 +151,7 @@ fn firecracker(machine: &Machine, program: &Path, guest: &Guest) -> Command {
     let words = format!("console=ttyS0 {defaults} {}", guest.words).replace('"', "\\\"");
     let initrd = guest.initrd.as_ref().map(|path| format!(r#","initrd_path":"{}""#, path.display()));
     let file = |name: &str, text: &str| {
-        let path = env::temp_dir().join(format!("mote-bench-{}-firecracker-{name}", std::process::id()));
+        let path = Scratch::path(&format!("firecracker-{name}"));
         machine.put(&path, text.as_bytes());
         path.display().to_string()
     };
