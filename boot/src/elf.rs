@@ -59,6 +59,8 @@ pub(crate) struct Elf {
     pub(crate) notes: Vec<Range<u64>>,
     /// The end of what the headers describe, in the file. Linux's relocations follow.
     pub(crate) end: u64,
+    /// Where the section headers are, and the number of the one with the sections' names.
+    sections: (Table, u16),
 }
 
 /// Why something is no ELF file that can be loaded.
@@ -98,6 +100,7 @@ impl Elf {
             segments: Vec::new(),
             notes: Vec::new(),
             end: header.sections.end().ok_or("its ELF section headers lie beyond all bounds")?,
+            sections: (header.sections, header.names),
         };
         for index in 0..header.programs.count {
             elf.add(ProgramHeader::read(head, class, &header.programs, index)?)?;
@@ -137,6 +140,42 @@ impl Elf {
         self.span(Segment::filled)
     }
 
+    /// The end of what belongs into memory, in the file.
+    pub(crate) fn loaded_end(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.file.end).max().unwrap_or_default()
+    }
+
+    /// The virtual addresses of the sections with these names, in a 64-bit file of which `read` gets so many bytes at an
+    /// offset. `None` if one of them is missing, or they cannot be read.
+    pub(crate) fn sections<const N: usize>(
+        &self,
+        read: impl Fn(u64, u64) -> Option<Vec<u8>>,
+        wanted: [&[u8]; N],
+    ) -> Option<[Range<u64>; N]> {
+        const SIZE: usize = 64;
+        let (table, names) = &self.sections;
+        if usize::from(table.entry_size) != SIZE {
+            return None;
+        }
+        let headers = read(table.offset, table.end()?.checked_sub(table.offset)?)?;
+        let headers = headers.as_chunks::<SIZE>().0;
+        let names = headers.get(usize::from(*names))?;
+        let names = read(quad(names, 24), quad(names, 32))?;
+        let range = |wanted: &[u8]| {
+            let header = headers.iter().find(|header| {
+                let name = usize::try_from(word(*header, 0)).ok().and_then(|name| names.get(name..));
+                name.is_some_and(|name| name.strip_prefix(wanted).is_some_and(|rest| rest.starts_with(&[0])))
+            })?;
+            let start = quad(header, 16);
+            Some(start..start.checked_add(quad(header, 32))?)
+        };
+        let mut ranges = wanted.map(range);
+        ranges
+            .iter()
+            .all(Option::is_some)
+            .then(|| ranges.each_mut().map(|range| range.take().unwrap_or_default()))
+    }
+
     fn span(&self, of: impl Fn(&Segment) -> Range<u64>) -> Range<u64> {
         let ranges = || self.segments.iter().map(&of);
         let start = ranges().map(|range| range.start).min().unwrap_or_default();
@@ -160,6 +199,7 @@ impl Elf {
 }
 
 /// A table in the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Table {
     offset: u64,
     entry_size: u16,
@@ -177,6 +217,8 @@ struct FileHeader {
     entry: u64,
     programs: Table,
     sections: Table,
+    /// The number of the section that has the sections' names.
+    names: u16,
 }
 
 impl FileHeader {
@@ -188,7 +230,8 @@ impl FileHeader {
         };
         let table =
             |offset, at: usize| Table { offset, entry_size: half(at), count: half(at.saturating_add(2)) };
-        Self { entry, programs: table(programs, sizes), sections: table(sections, sizes.saturating_add(4)) }
+        let at = |distance: usize| distance.saturating_add(sizes);
+        Self { entry, programs: table(programs, sizes), sections: table(sections, at(4)), names: half(at(8)) }
     }
 }
 

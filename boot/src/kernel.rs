@@ -16,6 +16,7 @@ use vm_memory::GuestMemoryMmap;
 use crate::cache::{Cache, Key};
 use crate::image::Content;
 use crate::kaslr::{Offsets, Shape};
+use crate::locks::Locks;
 use crate::payload::{Compressor, Payload};
 use crate::relocs::Relocations;
 use crate::scatter::{Keep, Scatter, Stop};
@@ -26,6 +27,9 @@ use crate::{Error, Image, Result};
 /// The 64-bit entry of a bzImage, from the start of its protected-mode part (boot protocol, "64-bit Boot
 /// Protocol").
 const ENTRY_64: u64 = 0x200;
+
+/// Section headers and names larger than this are not looked at.
+const SECTIONS_LIMIT: u64 = 1 << 20;
 
 /// How the kernel came into guest memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,8 +61,12 @@ impl fmt::Display for Kernel {
         let Self { method, offsets, .. } = self;
         match method {
             // Where it goes after that is its own choice.
-            Method::SelfUnpacking => write!(out, "{method}"),
-            _ => write!(out, "{method}, {offsets}"),
+            Method::SelfUnpacking => write!(out, "{method}")?,
+            _ => write!(out, "{method}, {offsets}")?,
+        }
+        match self.locks {
+            0 => Ok(()),
+            locks => write!(out, ", {locks} lock prefixes taken"),
         }
     }
 }
@@ -103,6 +111,8 @@ pub struct Kernel {
     pub place: Range<u64>,
     /// How far it is from where it is linked, where that was chosen by chance here.
     pub offsets: Offsets,
+    /// How many lock prefixes were taken from its code, which a guest with one processor does not need.
+    pub locks: usize,
     /// What went otherwise than it might have.
     pub notes: Vec<Note>,
 }
@@ -118,6 +128,8 @@ pub(crate) struct Flat {
     pub(crate) entry: u64,
     /// What changes with its virtual address, or why that is not known.
     pub(crate) relocations: Result<Relocations, &'static str>,
+    /// Its lock prefixes, where they are known.
+    pub(crate) locks: Option<Locks>,
 }
 
 /// Everything that decides how the kernel is loaded.
@@ -128,6 +140,8 @@ pub(crate) struct Loader<'a> {
     pub(crate) is_moved: bool,
     /// The number to choose the virtual address with.
     pub(crate) random: Option<u64>,
+    /// Whether one processor runs it, so that its lock prefixes can go.
+    pub(crate) is_alone: bool,
     pub(crate) cache: Option<&'a Cache>,
     pub(crate) notes: Vec<Note>,
 }
@@ -214,13 +228,19 @@ impl Loader<'_> {
         };
         let mut scatter = Scatter::new(memory, self.shift(), self.room(), keep);
         unpack_beside(input, payload, &mut |piece| scatter.take(piece).map_err(stopped))?;
-        let (elf, tail) = scatter.finish().map_err(stopped)?;
+        let (elf, rest) = scatter.finish().map_err(stopped)?;
         if !elf.has_64_bit_entry() {
             return Err(stopped(Stop::Refused("its ELF file has no 64-bit entry")));
         }
         let image = elf.filled();
-        let relocations = Relocations::parse(&tail, &image);
-        Ok(Flat { memory_end: elf.memory().end, entry: elf.entry, relocations, image })
+        // Of a file that does not fit into memory there would have been an error.
+        let at = |offset: u64| usize::try_from(offset.checked_sub(elf.loaded_end())?).ok();
+        let tail = at(elf.end).and_then(|start| rest.get(start..)).unwrap_or_default();
+        let relocations = Relocations::parse(tail, &image);
+        let locks = Locks::find(&elf, |offset, size| {
+            rest.get(at(offset)?..at(offset.checked_add(size)?)?).map(<[u8]>::to_vec)
+        });
+        Ok(Flat { memory_end: elf.memory().end, entry: elf.entry, relocations, locks, image })
     }
 
     /// Loads an ELF file, straight from the file into guest memory.
@@ -235,7 +255,11 @@ impl Loader<'_> {
             Some(_) => Relocations::parse(&vmlinux.tail(input)?, &image),
             None => Err("has no relocations that matter"),
         };
-        Ok(Flat { memory_end: elf.memory().end, entry: elf.entry, relocations, image })
+        let locks = Locks::find(elf, |offset, size| {
+            let end = offset.checked_add(size)?;
+            (size <= SECTIONS_LIMIT && end <= input.length()).then(|| input.bytes(offset, size).ok())?
+        });
+        Ok(Flat { memory_end: elf.memory().end, entry: elf.entry, relocations, locks, image })
     }
 
     /// Gives the kernel its virtual address.
@@ -247,6 +271,10 @@ impl Loader<'_> {
             alignment: header.kernel_alignment,
         };
         let shift = self.shift();
+        let locks = match &flat.locks {
+            Some(locks) if self.is_alone => locks.take(memory, &flat.image, shift)?,
+            _ => 0,
+        };
         let offset = match (self.random, &flat.relocations) {
             (None, _) => None,
             (Some(_), Err(reason)) => {
@@ -262,12 +290,12 @@ impl Loader<'_> {
                 offset
             }
         };
-        Ok(self.finish(flat.entry.wrapping_add(shift), method, offset))
+        Ok(Kernel { locks, ..self.finish(flat.entry.wrapping_add(shift), method, offset) })
     }
 
     fn finish(self, entry: u64, method: Method, virtual_offset: Option<u64>) -> Kernel {
         let physical_offset = self.is_moved.then(|| self.shift());
         let Self { place, notes, .. } = self;
-        Kernel { entry, method, place, offsets: Offsets { physical_offset, virtual_offset }, notes }
+        Kernel { entry, method, place, offsets: Offsets { physical_offset, virtual_offset }, locks: 0, notes }
     }
 }

@@ -51,6 +51,7 @@ mod input;
 mod kaslr;
 mod kernel;
 mod linux;
+mod locks;
 mod payload;
 mod place;
 mod pvh;

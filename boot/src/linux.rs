@@ -36,6 +36,7 @@ pub struct Plan {
     is_moved: bool,
     /// The number to choose its virtual address with.
     random: Option<u64>,
+    is_alone: bool,
     cache: Option<Cache>,
     /// Why there is no random address, if there is none.
     unmoved: Option<Note>,
@@ -88,6 +89,7 @@ impl Plan {
             ram_end,
             is_moved: false,
             random: None,
+            is_alone: false,
             cache: None,
             unmoved: None,
         })
@@ -127,6 +129,15 @@ impl Plan {
             }
         }
         self
+    }
+
+    /// The same for a guest with one processor: the lock prefixes of Linux go before it starts, instead of one by one as
+    /// it starts, unless the command line says `noreplace-smp`.
+    #[must_use]
+    pub fn alone(self) -> Self {
+        let keeps = |word: &str| word.replace('_', "-").starts_with("noreplace-smp");
+        let is_alone = !self.command_line.words().any(keeps);
+        Self { is_alone, ..self }
     }
 
     /// The same with a cache, from which an unpacked kernel is taken, and in which it is put.
@@ -179,6 +190,7 @@ impl Plan {
             place: self.kernel(),
             is_moved: self.is_moved,
             random: self.random,
+            is_alone: self.is_alone,
             cache: self.cache.as_ref(),
             notes: Vec::new(),
         };

@@ -32,7 +32,8 @@ pub(crate) struct Scatter<'a> {
     /// The file's first bytes, until there are enough of them for its headers.
     head: Vec<u8>,
     elf: Option<Elf>,
-    tail: Vec<u8>,
+    /// What follows all that belongs into memory.
+    rest: Vec<u8>,
 }
 
 impl<'a> Scatter<'a> {
@@ -42,7 +43,7 @@ impl<'a> Scatter<'a> {
         room: std::ops::Range<u64>,
         keep: Keep<'a>,
     ) -> Self {
-        Self { memory, keep, shift, room, position: 0, head: Vec::new(), elf: None, tail: Vec::new() }
+        Self { memory, keep, shift, room, position: 0, head: Vec::new(), elf: None, rest: Vec::new() }
     }
 
     /// Takes the bytes that follow those taken before.
@@ -60,7 +61,7 @@ impl<'a> Scatter<'a> {
         self.put(bytes)
     }
 
-    /// Ends the stream: what the headers say, and the bytes that follow all that they describe.
+    /// Ends the stream: what the headers say, and the bytes that follow all that belongs into memory.
     pub(crate) fn finish(mut self) -> Result<(Elf, Vec<u8>), Stop> {
         if self.elf.is_none() {
             self.start()?;
@@ -69,7 +70,7 @@ impl<'a> Scatter<'a> {
         if elf.end > self.position {
             return Err(Stop::Refused("it ends before its last ELF segment does"));
         }
-        Ok((elf, self.tail))
+        Ok((elf, self.rest))
     }
 
     fn start(&mut self) -> Result<(), Stop> {
@@ -100,8 +101,8 @@ impl<'a> Scatter<'a> {
                 .write_slice(part, GuestAddress(address))
                 .map_err(|source| Stop::Memory(Error::Memory { what: "the kernel", address, source }))?;
         }
-        if let Some(part) = slice(bytes, start, elf.end.max(start), end) {
-            self.tail.extend_from_slice(part);
+        if let Some(part) = slice(bytes, start, elf.loaded_end().max(start), end) {
+            self.rest.extend_from_slice(part);
         }
         self.position = end;
         Ok(())

@@ -115,6 +115,7 @@ fn linux_boots_from_every_packing_each_time_somewhere_else() {
         all.push(Places::of(&guest.ask(ASK)));
         let way = format!("unpacked ({name}), at a random physical and virtual address");
         guest.session.expect_message(&way, SOON);
+        guest.session.expect_message(" lock prefixes taken", SOON);
     }
     // There are about 60 places: of six that two agree is likely, that four do is not.
     let different = |of: fn(&Places) -> u64| {

@@ -270,6 +270,7 @@ fn load_kernel(config: &Config, plan: Plan, files: &Files, ram: &Ram) -> Result<
     getrandom(&mut random, GetRandomFlags::empty()).map_err(|e| Error::host("get random bytes")(e.into()))?;
     let random = u128::from_le_bytes(random);
     let plan = plan.randomised([random as u64, (random >> 64) as u64], &files.ranges());
+    let plan = if config.cpus.len() == 1 { plan.alone() } else { plan };
     let plan = match &config.kernel_cache {
         Some(directory) => plan.cached(Cache::open(directory)),
         None => plan,

@@ -4,8 +4,8 @@
 //! | --- | --- |
 //! | 0 | [`MAGIC`], which is also the version |
 //! | 0x10 | the key |
-//! | 0x30 | eight 64-bit numbers, see [`Facts`] |
-//! | 0x70 | BLAKE3 of all of the above and the relocations |
+//! | 0x30 | twelve 64-bit numbers, see [`Facts`] |
+//! | 0x90 | BLAKE3 of all of the above and the relocations |
 //! | 0x1000 | the image, from its first to its last byte that the ELF file fills |
 //! | after it | the relocations: 32-bit words, three lists one after the other |
 //!
@@ -24,14 +24,15 @@ use super::Key;
 use crate::Result;
 use crate::input::Input;
 use crate::kernel::Flat;
+use crate::locks::Locks;
 use crate::relocs::Relocations;
 use crate::zero_page::field;
 
 /// Another layout gets another number.
-const MAGIC: [u8; 16] = *b"mote kernel 0001";
+const MAGIC: [u8; 16] = *b"mote kernel 0002";
 const KEY: usize = 0x10;
 const FACTS: usize = 0x30;
-const DIGEST: usize = 0x70;
+const DIGEST: usize = 0x90;
 /// Where the image starts: on a page.
 const HEADER_SIZE: usize = 0x1000;
 /// A relocation, in bytes.
@@ -46,6 +47,8 @@ struct Facts {
     has_relocations: u64,
     /// Of each list.
     counts: [u64; 3],
+    /// Where the lock prefixes are. All is 0 where that is not known.
+    locks: Locks,
 }
 
 impl Facts {
@@ -58,6 +61,7 @@ impl Facts {
             entry: flat.entry,
             has_relocations: flat.relocations.is_ok().into(),
             counts: flat.relocations.as_ref().map_or([0; 3], counts),
+            locks: flat.locks.clone().unwrap_or(Locks { table: 0..0, text: 0..0 }),
         }
     }
 
@@ -72,13 +76,16 @@ impl Facts {
             entry: number(3),
             has_relocations: number(4),
             counts: [number(5), number(6), number(7)],
+            locks: Locks { table: number(8)..number(9), text: number(10)..number(11) },
         }
     }
 
     fn bytes(&self) -> Vec<u8> {
-        let Self { image, memory_end, entry, has_relocations, counts: [quads, inverse, words] } = self;
-        [image.start, image.end, *memory_end, *entry, *has_relocations, *quads, *inverse, *words]
+        let Self { image, memory_end, entry, has_relocations, counts, locks: Locks { table, text } } = self;
+        [image.start, image.end, *memory_end, *entry, *has_relocations]
             .into_iter()
+            .chain(*counts)
+            .chain([table.start, table.end, text.start, text.end])
             .flat_map(u64::to_le_bytes)
             .collect()
     }
@@ -171,8 +178,9 @@ impl Cached {
             1 => Ok(table),
             _ => Err("has no relocations that can be used"),
         };
-        let Facts { image, memory_end, entry, .. } = facts;
-        Ok(Some(Self { input, flat: Flat { image, memory_end, entry, relocations } }))
+        let Facts { image, memory_end, entry, locks, .. } = facts;
+        let locks = Some(locks).filter(|locks| locks.is_within(&image));
+        Ok(Some(Self { input, flat: Flat { image, memory_end, entry, relocations, locks } }))
     }
 
     /// The addresses as linked that it needs.

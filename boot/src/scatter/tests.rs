@@ -51,11 +51,12 @@ fn pieces_of_any_size_make_the_same_memory() {
         for piece in file.chunks(size) {
             scatter.take(piece).unwrap();
         }
-        let (elf, tail) = scatter.finish().unwrap();
+        let (elf, rest) = scatter.finish().unwrap();
         assert_eq!(elf.entry, ENTRY);
         assert_eq!(elf.filled(), LINKED..FILLED_END);
         assert_eq!(elf.memory(), LINKED..MEMORY_END);
-        assert_eq!(tail, file[vmlinux().len()..], "pieces of {size}");
+        assert_eq!(rest, file[elf.loaded_end() as usize..], "pieces of {size}");
+        assert!(elf.loaded_end() < elf.end && elf.end == vmlinux().len() as u64);
         assert!(read(&memory, LINKED, 0x8000) == laid_out(), "pieces of {size}");
         assert_eq!(read(&memory, LINKED - 16, 16), [0; 16]);
         assert!(kept == laid_out()[..kept.len()], "pieces of {size}");

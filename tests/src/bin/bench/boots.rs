@@ -187,7 +187,7 @@ fn run(machine: &Machine, command: &Command, is_whole: bool, run: &mut Run) {
 /// Writes to the rig's free memory. Its QEMU remembers by page what code it has translated, and forgets it piece by piece as
 /// the page is written to. To clear a large page in which an earlier guest's kernel was takes 25 ms instead of 1, and
 /// which guest gets such a page is chance.
-fn scrub(machine: &Machine) {
+pub fn scrub(machine: &Machine) {
     if !machine.is_this() {
         machine.run(&Command::shell("dd if=/dev/zero of=/dev/null bs=1G count=1"));
     }

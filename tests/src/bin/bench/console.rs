@@ -111,6 +111,7 @@ pub fn rows(table: &mut Table) {
 /// Runs a user to its end. In a rig of two processors a guest may stand still.
 fn watch(machine: &Machine, user: &Command) -> Output {
     let _alone = machine.alone();
+    boots::scrub(machine);
     machine.spawn(user).wait(2 * SOON)
 }
 
