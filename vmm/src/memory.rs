@@ -3,18 +3,25 @@
 use std::io;
 use std::ops::Range;
 use std::ptr;
+use std::thread::{JoinHandle, available_parallelism};
 
+use devices::thread;
 use rustix::mm::{self, Advice, MapFlags, ProtFlags};
 use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
 
 use crate::kvm::Error;
-use crate::layout::{MIB, PAGE};
+use crate::layout::{GIB, MIB, PAGE};
 
 /// The least RAM that a guest gets: what a distribution's kernel needs to reach its init.
 pub const LEAST: u64 = 64 * MIB;
 /// A large page. The host's and the guest's addresses of RAM agree modulo this, so that it can be made of large pages.
 pub const UNIT: u64 = 2 * MIB;
+
+/// How much RAM a guest has to each byte of Linux's descriptions of its pages: 64 bytes for 4 KiB.
+const RAM_TO_DESCRIPTORS: u64 = 64;
+/// Less RAM than this has so few of them that a thread costs more than it spares.
+const MANY_DESCRIPTORS: u64 = GIB;
 
 /// The host pages that RAM is made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,6 +80,37 @@ impl Ram {
             .map_err(refused)?;
         let guest = GuestMemoryMmap::from_regions(regions).map_err(io::Error::other).map_err(refused)?;
         Ok(Self { guest })
+    }
+
+    /// Has a thread take the pages of what Linux fills first where there is much RAM: the descriptions of all its pages, at
+    /// the top. For the guest, which runs meanwhile, each would be an exit and a large page to be zeroed. `None` where
+    /// there is little, or no processor for it.
+    pub fn take_descriptors(&self) -> Option<JoinHandle<()>> {
+        let size: u64 = self.guest.iter().map(GuestMemoryRegion::len).sum();
+        let top = self.guest.iter().last()?;
+        if size < MANY_DESCRIPTORS || available_parallelism().is_ok_and(|count| count.get() == 1) {
+            return None;
+        }
+        let length = (size / RAM_TO_DESCRIPTORS).min(top.len());
+        let guest = self.guest.clone();
+        let end = top.start_addr().0 + top.len();
+        let take = move || {
+            // One by one and upwards, as Linux does, so that nobody waits for the address space.
+            for start in (end - length..end).step_by(UNIT as usize) {
+                let length = UNIT.min(end - start) as usize;
+                let Ok(page) = guest.get_slice(GuestAddress(start), length) else { return };
+                #[expect(unsafe_code, reason = "advice on memory is a raw system call")]
+                // SAFETY: RAM is never unmapped, and the advice changes nothing that it holds.
+                let taken = unsafe {
+                    mm::madvise(page.ptr_guard_mut().as_ptr().cast(), length, Advice::LinuxPopulateWrite)
+                };
+                // Hosts before Linux 5.14 cannot; a host without memory to spare leaves it to the guest.
+                if taken.is_err() {
+                    return;
+                }
+            }
+        };
+        thread::named("descriptors").spawn(take).ok()
     }
 
     /// The RAM by guest-physical addresses.
@@ -180,7 +218,7 @@ fn spare_first(address: *mut libc::c_void, length: usize) {
 
 #[cfg(test)]
 mod tests {
-    use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
+    use vm_memory::Bytes;
 
     use super::*;
     use crate::layout::{self, GIB};
@@ -230,6 +268,31 @@ mod tests {
     fn prefaulted_ram_is_there() {
         let ram = ram(LEAST, Pages::Plain, true).unwrap();
         assert_eq!(ram.guest().read_obj::<u8>(GuestAddress(LEAST - 1)).unwrap(), 0);
+    }
+
+    #[test]
+    fn the_top_of_much_ram_is_taken_and_no_more() {
+        let size = 2 * GIB;
+        let ram = ram(size, Pages::Plain, false).unwrap();
+        let Some(thread) = ram.take_descriptors() else {
+            assert_eq!(available_parallelism().unwrap().get(), 1);
+            return;
+        };
+        thread.join().unwrap();
+        let start = ram.guest().get_host_address(GuestAddress(0)).unwrap().addr();
+        let mut taken = vec![0_u8; (size / PAGE) as usize];
+        #[expect(unsafe_code, reason = "which pages are there is told by a raw system call")]
+        // SAFETY: the kernel writes one byte for each page.
+        let told = unsafe { libc::mincore(start as *mut libc::c_void, size as usize, taken.as_mut_ptr()) };
+        assert_eq!(told, 0);
+        let first = ((size - size / 64) / PAGE) as usize;
+        assert!(taken[..first].iter().all(|page| page & 1 == 0));
+        assert!(taken[first..].iter().all(|page| page & 1 == 1));
+    }
+
+    #[test]
+    fn little_ram_is_left_alone() {
+        assert!(ram(LEAST, Pages::Plain, false).unwrap().take_descriptors().is_none());
     }
 
     #[test]

@@ -143,6 +143,7 @@ impl<'a> Checked<'a> {
         let terminal = Terminal::open(config.escape).map_err(Error::host("look at the terminal"))?;
         let ram = Ram::new(&config.memory.backed(), Pages::default(), false)?;
         timeline::mark("memory mapped");
+        let is_small = plan.is_small();
         // The kernel is put into memory while KVM makes the machine.
         let loading = load_kernel(config, plan, &files, &ram)?;
         let vm = Vm::new(&kvm, cpus)?;
@@ -202,6 +203,10 @@ impl<'a> Checked<'a> {
         // Guest starting.
         timeline::mark("guest configured");
         debug!("guest starting");
+        if !is_small {
+            // It ends by itself.
+            let _ = ram.take_descriptors();
+        }
         let manner = Manner { cpus: config.cpus.clone(), unsupported: config.unsupported };
         let mut vcpus = Vcpus::start(vcpus, Arc::clone(&bus), &manner)?;
         let operator = Operator {
