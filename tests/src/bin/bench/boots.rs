@@ -185,8 +185,8 @@ fn run(machine: &Machine, command: &Command, is_whole: bool, run: &mut Run) {
 }
 
 /// Writes to the rig's free memory. Its QEMU remembers by page what code it has translated, and forgets it piece by piece as
-/// the page is written to. To clear a large page in which an earlier guest's kernel was takes 25 ms instead of 1, and
-/// which guest gets such a page is chance.
+/// the page is written to. To clear memory in which an earlier guest's kernel was takes some five times as long, and which
+/// guest gets it is chance.
 pub fn scrub(machine: &Machine) {
     if !machine.is_this() {
         machine.run(&Command::shell("dd if=/dev/zero of=/dev/null bs=1G count=1"));
