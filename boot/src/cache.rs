@@ -163,16 +163,16 @@ impl Draft<'_> {
         if size > self.cache.limit {
             return Ok(());
         }
+        let failed = |source| file_error("write", &self.path, source);
+        // Nothing makes room for an entry that cannot be.
+        self.failure.take().map_or(Ok(()), Err).map_err(failed)?;
+        format::complete(&self.file, &self.key, flat).map_err(failed)?;
         let room = self.cache.make_room(size);
         room.map_err(|source| file_error("clear", &self.cache.directory, source))?;
-        let written = self.failure.take().map_or(Ok(()), Err);
-        let written = written
-            .and_then(|()| format::complete(&self.file, &self.key, flat))
-            .and_then(|()| fs::rename(&self.path, self.cache.path(&self.key, ENTRY)))
-            .map_err(|source| file_error("write", &self.path, source));
-        // From then on another may write one of the old name.
-        self.is_whole = written.is_ok();
-        written
+        fs::rename(&self.path, self.cache.path(&self.key, ENTRY)).map_err(failed)?;
+        // From now on another may write one of the old name.
+        self.is_whole = true;
+        Ok(())
     }
 }
 

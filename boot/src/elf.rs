@@ -145,13 +145,13 @@ impl Elf {
         self.segments.iter().map(|segment| segment.file.end).max().unwrap_or_default()
     }
 
-    /// The virtual addresses of the sections with these names, in a 64-bit file of which `read` gets so many bytes at an
-    /// offset. `None` if one of them is missing, or they cannot be read.
+    /// The virtual addresses of those sections with these names that there are, in a 64-bit file of which `read` gets so
+    /// many bytes at an offset. `None` if the headers cannot be read.
     pub(crate) fn sections<const N: usize>(
         &self,
         read: impl Fn(u64, u64) -> Option<Vec<u8>>,
         wanted: [&[u8]; N],
-    ) -> Option<[Range<u64>; N]> {
+    ) -> Option<[Option<Range<u64>>; N]> {
         const SIZE: usize = 64;
         let (table, names) = &self.sections;
         if usize::from(table.entry_size) != SIZE {
@@ -169,11 +169,7 @@ impl Elf {
             let start = quad(header, 16);
             Some(start..start.checked_add(quad(header, 32))?)
         };
-        let mut ranges = wanted.map(range);
-        ranges
-            .iter()
-            .all(Option::is_some)
-            .then(|| ranges.each_mut().map(|range| range.take().unwrap_or_default()))
+        Some(wanted.map(range))
     }
 
     fn span(&self, of: impl Fn(&Segment) -> Range<u64>) -> Range<u64> {

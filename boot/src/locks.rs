@@ -35,8 +35,8 @@ impl Locks {
             return None;
         }
         let [table, text] = elf.sections(read, [b".smp_locks", b".text"])?.map(|section| {
-            let physical = |address: u64| address.checked_sub(KERNEL_MAP);
-            Some(physical(section.start)?..physical(section.end)?)
+            let section = section?;
+            Some(section.start.checked_sub(KERNEL_MAP)?..section.end.checked_sub(KERNEL_MAP)?)
         });
         Some(Self { table: table?, text: text? }).filter(|locks| locks.is_within(&elf.filled()))
     }

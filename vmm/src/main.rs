@@ -25,6 +25,7 @@ const CONFIGURATION: u8 = 65;
 #[unsafe(no_mangle)]
 extern "C" fn main(_: c_int, _: *const *const c_char) -> c_int {
     vmm::start::fill_streams();
+    vmm::start::end_with_readers();
     vmm::heap::keep_small();
     // It writes out what is printed and still held back, which a return would not.
     process::exit(run().into())

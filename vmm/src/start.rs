@@ -1,7 +1,7 @@
 //! What Rust's runtime does before `main`, as far as mote wants it.
 //!
 //! It also asks where each thread's stack is, reading `/proc/self/maps` for the first one, and gives each a second stack, to
-//! name the thread whose stack overflows. That is 0.06 ms of a start, and system calls and memory for each thread
+//! name the thread whose stack overflows. That was 0.05 and 0.16 ms of a start in two measurements, and system calls and memory for each thread
 //! (docs/performance.md). Without it an overflow is a plain SIGSEGV, and the guardian gives the terminal back.
 
 use std::io;
@@ -27,12 +27,21 @@ pub fn fill_streams() {
     }
 }
 
-/// Has writes to a pipe or socket whose reader has gone fail, instead of ending mote: a guest goes on without it. Before
-/// that, SIGPIPE ends a listing that nobody reads to its end, as it does with every tool.
+/// Has SIGPIPE end mote where nobody reads a listing to its end, as it does with every tool, even where whoever started mote
+/// ignores that signal, as a service manager may.
+pub fn end_with_readers() {
+    on_broken_pipe(libc::SIG_DFL);
+}
+
+/// Has writes to a pipe or socket whose reader has gone fail, instead of ending mote: a guest goes on without it.
 pub fn outlive_readers() {
+    on_broken_pipe(libc::SIG_IGN);
+}
+
+fn on_broken_pipe(action: libc::sighandler_t) {
     #[expect(unsafe_code, reason = "the action for a signal is set by a raw call")]
-    // SAFETY: to ignore a signal runs nothing.
+    // SAFETY: neither action runs any code of ours.
     unsafe {
-        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+        libc::signal(libc::SIGPIPE, action);
     }
 }

@@ -39,6 +39,18 @@ fn a_closed_stream_is_not_taken_for_a_file_of_motes() {
     assert_eq!(output.status.code(), mote(&directory, &wrong).status.code());
 }
 
+#[test]
+fn a_listing_ends_in_silence_where_the_signal_was_ignored_too() {
+    let directory = directory("ignored");
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' PIPE; exec \"$0\" vdevs", MOTE]).current_dir(&directory).stdout(writer);
+    let output = command.stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert_eq!(output.status.signal(), Some(libc::SIGPIPE));
+}
+
 /// Runs `script`, whose `$0` is mote.
 fn shell(directory: &Path, script: &str) -> Output {
     Command::new("sh").args(["-c", script, MOTE]).current_dir(directory).output().unwrap()
